@@ -1,0 +1,110 @@
+"""What the critic trains on: features of states and candidates, and which belong together.
+
+States are all ``T + 1`` observations of all episodes, since a truncated episode bootstraps from its last one.
+Transitions are the ``T`` actions. Candidates of a state are rows of one table, padded to ``K`` columns by index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from digiq_ray.core.errors import StoreError
+from digiq_ray.critic.objectives import n_step
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeFrame:
+    """What the critic needs of an episode: rewards ``[T]``, whether its end is terminal, and where its rows are.
+
+    Attributes:
+        rewards: One for each action.
+        terminal: Whether the last state ends the task.
+        states: Row of each of the ``T + 1`` states in the state features.
+        actions: Row of each executed action in the action features.
+        candidates: For each of the ``T`` states, rows of its candidates in the action features.
+        weights: Their probabilities under the behaviour policy (each list sums to 1).
+    """
+
+    rewards: Sequence[float]
+    terminal: bool
+    states: Sequence[int]
+    actions: Sequence[int]
+    candidates: Sequence[Sequence[int]]
+    weights: Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class CriticData:
+    """Tensors of a training set: ``S`` states, ``A`` rows of actions, ``n`` transitions, ``K`` candidates at most."""
+
+    state_features: torch.Tensor
+    action_features: torch.Tensor
+    state: torch.Tensor
+    action: torch.Tensor
+    reward: torch.Tensor
+    discount: torch.Tensor
+    successor: torch.Tensor
+    candidates: torch.Tensor
+    weights: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+
+def build(
+    frames: Sequence[EpisodeFrame],
+    state_features: torch.Tensor,
+    action_features: torch.Tensor,
+    *,
+    gamma: float,
+    steps: int,
+) -> CriticData:
+    """Flattens episodes into transitions with ``steps``-step targets.
+
+    Raises:
+        StoreError: there is no transition, or a reward or feature is not finite.
+    """
+    if not any(len(frame.rewards) for frame in frames):
+        raise StoreError("there is no transition to train a critic on: collect episodes first")
+    for name, features in (("state", state_features), ("action", action_features)):
+        if not bool(torch.isfinite(features).all()):
+            raise StoreError(f"{name} features hold values that are not finite: embed them again")
+    state: list[int] = []
+    action: list[int] = []
+    reward: list[float] = []
+    discount: list[float] = []
+    successor: list[int] = []
+    rows: list[Sequence[int]] = []
+    weights: list[Sequence[float]] = []
+    for frame in frames:
+        targets = n_step(frame.rewards, terminal=frame.terminal, gamma=gamma, steps=steps)
+        reward += targets.reward
+        discount += targets.discount
+        successor += [frame.states[index] for index in targets.successor]
+        state += frame.states[:-1]
+        action += frame.actions
+        rows += frame.candidates
+        weights += frame.weights
+    rewards = torch.tensor(reward)
+    if not bool(torch.isfinite(rewards).all()):
+        raise StoreError("a reward is not finite: digiq data verify names the episode")
+    width = max(len(row) for row in rows)
+    padded = torch.zeros((len(rows), width), dtype=torch.long)
+    shares = torch.zeros((len(rows), width))
+    for index, (row, weight) in enumerate(zip(rows, weights, strict=True)):
+        padded[index, : len(row)] = torch.tensor(row, dtype=torch.long)
+        shares[index, : len(row)] = torch.tensor(weight)
+    return CriticData(
+        state_features=state_features,
+        action_features=action_features,
+        state=torch.tensor(state),
+        action=torch.tensor(action),
+        reward=rewards,
+        discount=torch.tensor(discount),
+        successor=torch.tensor(successor),
+        candidates=padded,
+        weights=shares,
+    )

@@ -1,0 +1,63 @@
+"""The objectives of Digi-Q (arXiv 2502.15760, section 4.1) as pure functions of tensors.
+
+``J_Q = (Q(f(s, a)) - r - gamma (1 - terminal) V_target(f(s')))^2``
+``J_V = (V(f(s)) - E_{a' ~ candidates} Q_target(f(s, a'))) ^2``
+A truncated step is no end of the task: it bootstraps. With ``n`` steps the reward is the discounted sum of up to ``n``
+rewards and the bootstrap comes from the state after them; ``n = 1`` is the paper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+def q_target(reward: torch.Tensor, discount: torch.Tensor, next_value: torch.Tensor) -> torch.Tensor:
+    """``r + discount * V(s')``, all ``[n]``; ``discount`` is ``gamma^n``, or 0 where the episode is terminal."""
+    return reward + discount * next_value
+
+
+def expected_q(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Expectation over candidates: ``values`` and ``weights`` are ``[n, K]``, the weights of a row sum to 1."""
+    return (values * weights).sum(-1)
+
+
+def twin_mse(values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Sum over the twins ``[2, n]`` of the mean squared error against one target ``[n]``.
+
+    Raises:
+        ValueError: the shapes would broadcast into something else (the original code's ``(B, 1)`` against ``(B,)``).
+    """
+    if values.dim() != 2 or values.shape[1:] != target.shape:
+        raise ValueError(f"twin values {tuple(values.shape)} do not fit a target {tuple(target.shape)}")
+    return (values - target).square().mean(1).sum()
+
+
+@dataclass(frozen=True, slots=True)
+class NStep:
+    """For each step of one episode: discounted reward of the next steps, discount and index of the bootstrap state."""
+
+    reward: list[float]
+    discount: list[float]
+    successor: list[int]
+
+
+def n_step(rewards: Sequence[float], *, terminal: bool, gamma: float, steps: int) -> NStep:
+    """n-step targets of an episode of ``T = len(rewards)`` actions; states are numbered 0 to ``T``.
+
+    Args:
+        rewards: ``r_0 .. r_{T-1}``.
+        terminal: Whether state ``T`` ends the task (else the episode was truncated and ``T`` bootstraps).
+        gamma: Discount.
+        steps: ``n``; 0 means up to the end of the episode (Monte Carlo, with a bootstrap where truncated).
+    """
+    length = len(rewards)
+    out = NStep([], [], [])
+    for t in range(length):
+        end = length if steps == 0 else min(t + steps, length)
+        out.reward.append(sum(gamma ** (k - t) * rewards[k] for k in range(t, end)))
+        out.discount.append(0.0 if end == length and terminal else gamma ** (end - t))
+        out.successor.append(end)
+    return out

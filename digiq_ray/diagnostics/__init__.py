@@ -1,0 +1,1 @@
+"""Whether a critic can be trusted: figures that show the known ways of failing."""

@@ -1,0 +1,90 @@
+"""TD training of the critic on the stores, and what its values look like afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from digiq_ray.core.rng import seed_of
+from digiq_ray.core.settings import RunSettings
+from digiq_ray.critic.dataset import build
+from digiq_ray.critic.heads import Critic, HeadShape
+from digiq_ray.critic.training import CriticSettings, CriticTrainer
+from digiq_ray.diagnostics.sensitivity import action_sensitivity
+from digiq_ray.learner.data import FeatureIndex, candidates_by_state, frames, outlines, tensor
+from digiq_ray.learner.models import save_critic
+from digiq_ray.learner.paths import RunPaths
+from digiq_ray.learner.training import OnStep, train
+from digiq_ray.store.candidates import CandidateStore
+from digiq_ray.store.episodes import EpisodeStore
+
+
+def train_critic(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str, Any]:
+    """Trains Q and V heads and publishes them as ``critic``.
+
+    Returns:
+        Curves, the final TD error, action sensitivity, and a sample of Q at executed actions by outcome.
+    """
+    paths, chosen = RunPaths(root), settings.critic
+    episodes = outlines(EpisodeStore(paths.episodes))
+    index = FeatureIndex.open(paths.features)
+    data = build(
+        list(frames(episodes, candidates_by_state(CandidateStore(paths.candidates)), index)),
+        tensor(index.state_view),
+        tensor(index.action_view),
+        gamma=chosen.gamma,
+        steps=chosen.n_step,
+    )
+    seed, shape = seed_of("critic", settings.seed), HeadShape(chosen.width, chosen.depth)
+    critic = Critic(
+        state_dim=index.state_view.dim,
+        action_dim=index.action_view.dim,
+        shape=shape,
+        aggregate=chosen.aggregate,
+        seed=seed,
+    )
+    critic.v_heads.standardise.fit(data.state_features)
+    critic.q_heads.standardise.fit(data.action_features)
+    trainer = CriticTrainer(
+        critic,
+        data,
+        CriticSettings(
+            steps=chosen.steps,
+            batch=chosen.batch,
+            learning_rate=chosen.learning_rate,
+            weight_decay=chosen.weight_decay,
+            tau=chosen.tau,
+            seed=seed,
+        ),
+    )
+    figures = train(
+        trainer,
+        name="critic",
+        checkpoints=paths.checkpoints("critic"),
+        logs=paths.logs,
+        every=10 * settings.learner.checkpoint_every,
+        on_step=on_step,
+    )
+    with torch.inference_mode():
+        q_all = critic.q(data.action_features).numpy()
+    executed = q_all[data.action.numpy()]
+    won = np.repeat([episode.success for episode in episodes], [len(episode.actions) for episode in episodes])
+    save_critic(critic, shape, paths.model("critic"))
+    return {
+        "rows": len(data),
+        **action_sensitivity(q_all[data.candidates.numpy()], data.weights.numpy()),
+        "td_error": figures["td_error"][-1][1] if figures.get("td_error") else 0.0,
+        "curve": [
+            [step, error, *(figures[name][i][1] for name in ("v_error", "q_mean"))]
+            for i, (step, error) in enumerate(figures.get("td_error", []))
+        ],
+        "q_success": _thinned(executed[won]),
+        "q_failure": _thinned(executed[~won]),
+    }
+
+
+def _thinned(values: np.ndarray[Any, Any], most: int = 400) -> list[float]:
+    return [round(float(value), 4) for value in values[:: max(1, -(-len(values) // most))]]

@@ -1,0 +1,140 @@
+"""From the stores to what the learner trains on: states in order, their candidates, and where their features are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from digiq_ray.core.errors import StoreError
+from digiq_ray.critic.dataset import EpisodeFrame
+from digiq_ray.policy.best_of_n import StateCandidates
+from digiq_ray.store.candidates import CandidateStore
+from digiq_ray.store.episodes import EpisodeStore
+from digiq_ray.store.features import FeatureStore, FeatureView
+from digiq_ray.store.schema import row_action
+
+StateKey = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeOutline:
+    """An episode without its screens: executed texts ``[T]``, rewards ``[T]``, how it ended."""
+
+    episode_id: str
+    task: str
+    actions: tuple[str, ...]
+    rewards: tuple[float, ...]
+    terminal: bool
+    success: bool
+
+
+def outlines(store: EpisodeStore) -> list[EpisodeOutline]:
+    """All episodes that no device error cut short at once, ascending by id, without reading a screen."""
+    columns = ["episode_id", "step", "task", "action", "reward", "is_last", "is_terminal", "stop_reason"]
+    found: list[EpisodeOutline] = []
+    actions: list[str] = []
+    rewards: list[float] = []
+    for row in store.table(columns).to_pylist():
+        if not row["is_last"]:
+            actions.append(row["action"])
+            rewards.append(row["reward"])
+            continue
+        if actions:
+            found.append(
+                EpisodeOutline(
+                    row["episode_id"],
+                    row["task"],
+                    tuple(actions),
+                    tuple(rewards),
+                    row["is_terminal"],
+                    row["stop_reason"] == "success",
+                )
+            )
+        actions, rewards = [], []
+    return found
+
+
+def candidates_by_state(store: CandidateStore) -> dict[StateKey, StateCandidates]:
+    """Candidates of every state, in the order of their texts."""
+    columns = ["episode_id", "step", "action", "action_type", "x", "y", "x2", "y2", "typed_text", "multiplicity"]
+    grouped: dict[StateKey, tuple[list[str], list[object], list[int]]] = {}
+    for row in store.table(columns).to_pylist():
+        texts, actions, counts = grouped.setdefault((row["episode_id"], row["step"]), ([], [], []))
+        texts.append(row["action"])
+        actions.append(row_action(row) if row["action_type"] else None)
+        counts.append(row["multiplicity"])
+    return {key: StateCandidates(*value) for key, value in grouped.items()}  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureIndex:
+    """Rows of the features of states and of states with actions."""
+
+    states: dict[StateKey, int]
+    actions: dict[tuple[str, int, str], int]
+    state_view: FeatureView
+    action_view: FeatureView
+
+    @classmethod
+    def open(cls, directory: Path) -> FeatureIndex:
+        """Opens ``states`` and ``actions`` under ``directory``.
+
+        Raises:
+            FingerprintMismatchError: the two were not made by the same model.
+        """
+        state_view = FeatureStore(directory / "states").open()
+        action_view = FeatureStore(directory / "actions").open(state_view.fingerprint)
+        state_keys, action_keys = state_view.keys, action_view.keys
+        states = zip(state_keys["episode_id"].to_pylist(), state_keys["step"].to_pylist(), strict=True)
+        actions = zip(*(action_keys[name].to_pylist() for name in ("episode_id", "step", "action")), strict=True)
+        return cls(
+            {key: row for row, key in enumerate(states)},
+            {key: row for row, key in enumerate(actions)},
+            state_view,
+            action_view,
+        )
+
+
+def tensor(view: FeatureView, rows: Sequence[int] | None = None) -> torch.Tensor:
+    """Features as float32 ``[n, dim]``: all, or those of ``rows``."""
+    wanted = np.arange(len(view)) if rows is None else np.asarray(rows, dtype=np.int64)
+    return torch.from_numpy(np.ascontiguousarray(view.rows(wanted), dtype=np.float32))
+
+
+def frames(
+    episodes: Sequence[EpisodeOutline], candidates: dict[StateKey, StateCandidates], index: FeatureIndex
+) -> Iterator[EpisodeFrame]:
+    """The critic's view of each episode.
+
+    Raises:
+        StoreError: a state or an action has no feature, or a state no candidates.
+    """
+    for episode in episodes:
+        name, length = episode.episode_id, len(episode.actions)
+        try:
+            options = [candidates[name, step] for step in range(length)]
+            yield EpisodeFrame(
+                rewards=episode.rewards,
+                terminal=episode.terminal,
+                states=[index.states[name, step] for step in range(length + 1)],
+                actions=[index.actions[name, step, text] for step, text in enumerate(episode.actions)],
+                candidates=[
+                    [index.actions[name, step, text] for text in one.texts] for step, one in enumerate(options)
+                ],
+                weights=[list(shares(one.counts)) for one in options],
+            )
+        except KeyError as missing:
+            raise StoreError(
+                f"episode {name} has no candidates or features for {missing}: run digiq candidates and digiq embed"
+            ) from missing
+
+
+def shares(counts: Sequence[int]) -> NDArray[np.float64]:
+    """Counts as probabilities; if nothing was counted, equal ones."""
+    array = np.asarray(counts, dtype=np.float64)
+    return array / array.sum() if array.sum() else np.full(len(array), 1.0 / len(array))

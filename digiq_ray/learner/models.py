@@ -1,0 +1,91 @@
+"""Models that stages hand to each other: published whole under their name, and loaded from there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from digiq_ray.core.errors import DiskFullError, StoreError, is_disk_full
+from digiq_ray.critic.heads import Critic, HeadShape
+from digiq_ray.vlm.features import FeatureExtractor, Pooling
+from digiq_ray.vlm.model import Vlm
+from digiq_ray.vlm.tiny import SHIPPED
+
+
+def publish_directory(final: Path, write: Callable[[Path], None]) -> None:
+    """Writes a directory under a hidden name and renames it: it exists whole or not at all.
+
+    Raises:
+        DiskFullError: no space is left; nothing appears under the name.
+    """
+    hidden = final.parent / f".{final.name}.{os.getpid()}"
+    try:
+        shutil.rmtree(hidden, ignore_errors=True)
+        hidden.mkdir(parents=True)
+        write(hidden)
+        shutil.rmtree(final, ignore_errors=True)
+        hidden.rename(final)
+    except Exception as error:
+        shutil.rmtree(hidden, ignore_errors=True)
+        if is_disk_full(error):
+            raise DiskFullError(
+                f"no space is left for {final}; free some and repeat the command: what was published is whole"
+            ) from error
+        raise
+
+
+def resolve(model: str) -> Path | str:
+    """``tiny`` is the model that ships with the package; anything else is a path or a Hugging Face id."""
+    return SHIPPED if model == "tiny" else model
+
+
+@lru_cache(maxsize=2)
+def cached_vlm(model: str) -> Vlm:
+    """A VLM that is only read, kept between the tasks of one process."""
+    return Vlm.load(resolve(model))
+
+
+@lru_cache(maxsize=1)
+def cached_extractor(model: str, layer: int, pooling: str) -> FeatureExtractor:
+    """A feature extractor, kept between the tasks of one process."""
+    return FeatureExtractor(Vlm.load(resolve(model)), layer=layer, pooling=Pooling(pooling))
+
+
+def save_critic(critic: Critic, shape: HeadShape, directory: Path) -> None:
+    """Publishes a critic as safetensors with its shape beside it."""
+
+    def write(hidden: Path) -> None:
+        save_file(critic.state_dict(), hidden / "critic.safetensors")
+        state_dim = int(critic.v_heads.standardise.mean.shape[0])
+        action_dim = int(critic.q_heads.standardise.mean.shape[0])
+        card = {"state_dim": state_dim, "action_dim": action_dim, "width": shape.width, "depth": shape.depth}
+        (hidden / "critic.json").write_text(json.dumps({**card, "aggregate": critic.aggregate}))
+
+    publish_directory(directory, write)
+
+
+def load_critic(directory: Path) -> Critic:
+    """The critic in ``directory``.
+
+    Raises:
+        StoreError: there is none, or it is broken.
+    """
+    try:
+        card = json.loads((directory / "critic.json").read_text())
+        critic = Critic(
+            state_dim=card["state_dim"],
+            action_dim=card["action_dim"],
+            shape=HeadShape(card["width"], card["depth"]),
+            aggregate=card["aggregate"],
+        )
+        critic.load_state_dict(load_file(directory / "critic.safetensors"))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise StoreError(f"there is no readable critic in {directory} ({reason}); run digiq train-critic") from error
+    return critic.eval()

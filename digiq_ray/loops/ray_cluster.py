@@ -1,0 +1,163 @@
+"""Running on Ray: emulator workers and engines as actors, bulk stages as tasks, trainings in learner actors.
+
+A local Ray is started if none is there, on loopback. Tasks and learners are repeated by Ray when their process dies:
+shards and checkpoints make the repetition cheap. Engines and learners stay for the whole run, so that their imports are
+paid for once.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import ray
+
+from digiq_ray.core.policies import Policy
+from digiq_ray.core.settings import RunSettings
+from digiq_ray.learner.actor import CONTROL, Learner, Training
+from emulator_workers.environment import Environment
+from emulator_workers.pool import EmulatorPool, PoolReport
+from emulator_workers.rollout import Job
+from emulator_workers.worker import WorkerSpec
+from serve.engine import PolicyEngine, RemotePolicy
+
+Item = TypeVar("Item")
+OnProgress = Callable[[int, int], None]
+_ONE_THREAD = {"env_vars": {"OMP_NUM_THREADS": "1"}}
+_POLL_SECONDS = 0.5
+_ANSWER_SECONDS = 120.0
+
+
+def _remote_policy(engines: Sequence[Any], model: str, temperature: float) -> Policy:
+    return RemotePolicy(engines, model=model, temperature=temperature, deadline=_ANSWER_SECONDS)
+
+
+class RayCluster:
+    """A Ray cluster: the one that this process is connected to, or a local one that it starts."""
+
+    name = "ray"
+
+    def __init__(self, settings: RunSettings) -> None:
+        self._settings = settings
+        self._own = not ray.is_initialized()
+        if self._own:
+            ray.init(
+                num_cpus=max(2, os.cpu_count() or 2),
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                object_store_memory=256 * 2**20,
+                runtime_env=_ONE_THREAD,
+            )
+        self._engines: list[Any] = []
+        self._learners: list[Any] = []
+
+    def _policy_engines(self) -> list[Any]:
+        if not self._engines:
+            hire = ray.remote(PolicyEngine).options(num_cpus=0, max_concurrency=16, max_restarts=-1, max_task_retries=3)
+            vlm, batch = self._settings.vlm, self._settings.devices.slots
+            self._engines = [hire.remote(max_tokens=vlm.max_tokens, batch=batch) for _ in range(vlm.engines)]
+        return self._engines
+
+    def play(
+        self,
+        jobs: Sequence[Job],
+        *,
+        model: str,
+        temperature: float,
+        make_environment: Callable[[], Environment],
+        store: str,
+        on_progress: OnProgress,
+    ) -> PoolReport:
+        """See ``Cluster``."""
+        devices = self._settings.devices
+        spec = WorkerSpec(
+            make_environment=make_environment,
+            make_policy=functools.partial(_remote_policy, self._policy_engines(), model, temperature),
+            store_path=store,
+            slots=devices.slots,
+        )
+        pool = EmulatorPool(
+            spec,
+            workers=devices.workers,
+            num_cpus=0,
+            stall_seconds=devices.stall_seconds,
+            max_worker_losses=devices.max_losses,
+        )
+        return pool.run(jobs, on_progress)
+
+    def map(self, function: Callable[[Item], int], items: Sequence[Item], on_progress: OnProgress) -> int:
+        """See ``Cluster``."""
+        task = ray.remote(function).options(num_cpus=1, max_retries=3)
+        waiting = [task.remote(item) for item in items]
+        total = done = 0
+        while waiting:
+            finished, waiting = ray.wait(waiting, num_returns=1, timeout=_POLL_SECONDS)
+            total += sum(ray.get(finished, timeout=_ANSWER_SECONDS))
+            done += len(finished)
+            on_progress(done, len(items))
+        return total
+
+    def learn(
+        self, trainings: Sequence[tuple[Training, tuple[Any, ...]]], on_progress: OnProgress
+    ) -> list[dict[str, Any]]:
+        """See ``Cluster``."""
+        wanted = min(self._settings.learner.processes, len(trainings))
+        hire = ray.remote(concurrency_groups={CONTROL: 1})(Learner).options(
+            num_cpus=0, max_restarts=3, max_task_retries=3
+        )
+        self._learners += [hire.remote() for _ in range(wanted - len(self._learners))]
+        return _Trainings(self._learners, trainings, on_progress).run()
+
+    def close(self) -> None:
+        """Ends engines and learners, and Ray if it was started here."""
+        for actor in [*self._engines, *self._learners]:
+            ray.kill(actor)
+        self._engines, self._learners = [], []
+        if self._own:
+            ray.shutdown()
+
+
+class _Trainings:
+    """Hands trainings to learners as they become free, and adds up their progress."""
+
+    def __init__(
+        self, learners: Sequence[Any], trainings: Sequence[tuple[Training, tuple[Any, ...]]], on_progress: OnProgress
+    ) -> None:
+        self._trainings, self._on_progress = trainings, on_progress
+        self._free = list(learners)
+        self._left = list(range(len(trainings)))
+        self._running: dict[Any, tuple[int, Any]] = {}
+        self._results: dict[int, dict[str, Any]] = {}
+
+    def run(self) -> list[dict[str, Any]]:
+        while self._left or self._running:
+            while self._left and self._free:
+                number, learner = self._left.pop(0), self._free.pop(0)
+                training, arguments = self._trainings[number]
+                self._running[learner.run.remote(training, *arguments)] = (number, learner)
+            finished, _ = ray.wait(list(self._running), num_returns=1, timeout=_POLL_SECONDS)
+            for reference in finished:
+                number, learner = self._running.pop(reference)
+                self._results[number] = ray.get(reference, timeout=_ANSWER_SECONDS)
+                self._free.append(learner)
+            self._report()
+        return [self._results[number] for number in sorted(self._results)]
+
+    def _report(self) -> None:
+        asked = [
+            learner.progress.options(concurrency_group=CONTROL).remote() for _, learner in self._running.values()
+        ]
+        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=_POLL_SECONDS) if asked else ([], [])
+        shares = []
+        for reference in answered:
+            try:
+                done, total = ray.get(reference, timeout=_POLL_SECONDS)
+            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+                continue
+            shares.append(done / total if total else 0.0)
+        whole = 1000 * len(self._trainings)
+        self._on_progress(1000 * len(self._results) + round(1000 * sum(shares)), whole)

@@ -1,0 +1,72 @@
+"""Imitation: maximise the log-probability of chosen actions. Best-of-N and its controls differ only in the items.
+
+The loss is the mean over the batch of ``-weight * log p(action)``, summed over the action's tokens, without the
+original's clamp on probabilities, which takes the gradient away from just the tokens that need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from digiq_ray.vlm.batching import answer_logprobs
+from digiq_ray.vlm.finetune import batches, warm_then_linear
+from digiq_ray.vlm.model import Vlm
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One state with the action to imitate and its weight."""
+
+    screen: dict[str, torch.Tensor]
+    prefix: Sequence[int]
+    action: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ImitationSettings:
+    """Numbers of a policy's training."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    weight_decay: float
+    clip: float
+    seed: int
+
+
+class ImitationTrainer:
+    """Trains ``vlm`` on ``items``."""
+
+    def __init__(self, vlm: Vlm, items: Sequence[Item], settings: ImitationSettings) -> None:
+        self.vlm, self.items, self.settings, self.steps = vlm, items, settings, settings.steps
+        self.vlm.model.train()
+        self.optimizer = torch.optim.AdamW(
+            vlm.model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        size = min(settings.batch, len(items))
+        self._order = dict(batches(len(items), size, settings.steps, settings.seed))
+        self._rate = warm_then_linear(settings.learning_rate, settings.steps, warmup=10)
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """What a checkpoint holds."""
+        return {"policy": self.vlm.model}
+
+    def step(self, index: int) -> dict[str, float]:
+        """One update; returns the loss of the batch."""
+        batch = [self.items[i] for i in self._order[index]]
+        prompts = [[*item.prefix, *self.vlm.act_ids()] for item in batch]
+        answers = [self.vlm.answer_ids(item.action) for item in batch]
+        logprobs, _ = answer_logprobs(self.vlm, [item.screen for item in batch], prompts, answers)
+        weights = torch.tensor([item.weight for item in batch], device=logprobs.device)
+        loss = -(weights * logprobs.sum(1)).mean()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate(index)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.vlm.model.parameters(), self.settings.clip)
+        self.optimizer.step()
+        return {"loss": float(loss.detach())}

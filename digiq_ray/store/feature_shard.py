@@ -1,0 +1,215 @@
+"""The format of one shard of features: an uncompressed Arrow IPC file with one record batch.
+
+Its columns lie in the file as they lie in memory, so mapping a shard reads its header only, whatever its size.
+Columns: ``episode_id, step, action`` (null for a state's own feature) and ``feature``, a fixed-size list of float16 or
+float32. The metadata of the schema holds the shard's name, the fingerprint of what made it, and a hash of the keys and
+one of the features: broken keys are found when they are read, broken features when somebody asks for a verification.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from digiq_ray.core.errors import InputError, StoreError
+from digiq_ray.store.directory import LocalDirectory
+from digiq_ray.store.fingerprint import Fingerprint
+from digiq_ray.store.schema import SHARD_KEY, check_columns, check_kind, check_shard, make_schema, rows_to_table
+
+SUFFIX = ".arrow"
+_FINGERPRINT_KEY = b"digiq.fingerprint"
+_KEYS_HASH = b"digiq.keys_hash"
+_FEATURES_HASH = b"digiq.features_hash"
+_KEYS = make_schema("features", (("episode_id", pa.string()), ("step", pa.int32()), ("action", pa.string())))
+_DTYPES = {"float16": pa.float16(), "float32": pa.float32()}
+_BLOCK_ROWS = 4096
+
+
+class FeatureValueError(StoreError):
+    """A feature is not finite or all zeros: what made it failed, and nothing could be learned from it."""
+
+
+class FeatureKey(NamedTuple):
+    """What a feature is of: a state, ``f(s)``, if ``action`` is ``None``, else an action text at it, ``f(s, a)``."""
+
+    episode_id: str
+    step: int
+    action: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MappedShard:
+    """A shard whose file is mapped into memory.
+
+    Attributes:
+        directory, name: The file.
+        mapped: Its mapping.
+        fingerprint: What made the features.
+        batch: ``pa.RecordBatch`` of ``n`` rows, as the file has it.
+        features: ``[n, dim]``, read-only; a page of it is read when it is touched.
+        offset: Where the features start in the mapping, in bytes.
+    """
+
+    directory: LocalDirectory
+    name: str
+    mapped: mmap.mmap
+    fingerprint: Fingerprint
+    batch: Any
+    features: NDArray[np.floating[Any]]
+    offset: int
+
+    def keys(self) -> Any:
+        """The keys as a ``pa.Table``; raises ``StoreError`` if they are not what was written. Reads all of them."""
+        with self.directory.content_errors(self.name):
+            keys = self.batch.select(_KEYS.names).replace_schema_metadata(None)
+            keys.validate(full=True)  # before anything follows an offset: it may lead out of the file
+            _check_hash(self.batch.schema.metadata, _KEYS_HASH, _hash_keys(keys))
+            return pa.table(keys)
+
+    def verify(self) -> None:
+        """Reads everything; raises ``StoreError`` if it is not what was written."""
+        self.keys()
+        count = len(self.features)
+        blocks = (self.rows(np.arange(i, min(i + _BLOCK_ROWS, count))) for i in range(0, count, _BLOCK_ROWS))
+        with self.directory.content_errors(self.name):
+            _check_hash(self.batch.schema.metadata, _FEATURES_HASH, _hash_features(self.features, blocks))
+
+    def rows(self, indices: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
+        """Copies of the named rows, ``[len(indices), dim]``.
+
+        The system is asked for all their pages at once before the first is touched, and for no other: page faults
+        would wait for one page after another, and read-ahead would read mostly rows that nobody named.
+        """
+        row_bytes = self.features.strides[0]
+        starts = self.offset + np.unique(indices) * row_bytes
+        first = starts // mmap.PAGESIZE
+        last = (starts + row_bytes - 1) // mmap.PAGESIZE
+        breaks = np.flatnonzero(first[1:] > last[:-1] + 1)
+        for begin, end in zip(first[np.r_[0, breaks + 1]].tolist(), last[np.r_[breaks, -1]].tolist(), strict=True):
+            position = begin * mmap.PAGESIZE
+            length = min((end + 1) * mmap.PAGESIZE, len(self.mapped)) - position
+            self.mapped.madvise(mmap.MADV_WILLNEED, position, length)
+        return self.features[indices]
+
+
+def make_batch(
+    shard: str, keys: Sequence[FeatureKey], features: NDArray[np.floating[Any]], fingerprint: Fingerprint
+) -> Any:
+    """The ``pa.RecordBatch`` of a shard, after a check of everything that can be wrong with it.
+
+    Raises:
+        FeatureValueError: a feature is NaN, infinite or all zeros.
+        InputError: the shapes or the type do not fit.
+    """
+    shape = list(features.shape)
+    if len(shape) != 2 or shape[0] != len(keys) or not shape[1] or features.dtype.name not in _DTYPES:
+        raise InputError(
+            f"shard {shard}: features must be [{len(keys)}, dim] of float16 or float32, not {shape} of {features.dtype}"
+        )
+    _check_values(shard, keys, features)
+    values = np.ascontiguousarray(features, dtype=features.dtype.newbyteorder("="))
+    flat = pa.Array.from_buffers(_DTYPES[features.dtype.name], values.size, [None, pa.py_buffer(values)])
+    table = rows_to_table([key._asdict() for key in keys], _KEYS)
+    columns = [column.combine_chunks() for column in table.columns]
+    extra = {
+        SHARD_KEY: shard.encode(),
+        _FINGERPRINT_KEY: fingerprint.to_json().encode(),
+        _KEYS_HASH: _hash_keys(pa.RecordBatch.from_arrays(columns, schema=table.schema)),
+        _FEATURES_HASH: _hash_features(values, [values]),
+    }
+    feature = pa.FixedSizeListArray.from_arrays(flat, shape[1])
+    schema = table.schema.append(pa.field("feature", feature.type)).with_metadata(_KEYS.metadata | extra)
+    return pa.RecordBatch.from_arrays([*columns, feature], schema=schema)
+
+
+def write_batch(file: BinaryIO, batch: Any) -> None:
+    """Writes a shard."""
+    with pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def read_fingerprint(directory: LocalDirectory, name: str) -> Fingerprint:
+    """The fingerprint of a shard; raises ``StoreError`` if the file is broken."""
+    with directory.mapping(name) as mapped:
+        return _fingerprint(pa.ipc.open_file(pa.py_buffer(mapped)).schema, name)
+
+
+def map_shard(directory: LocalDirectory, name: str) -> MappedShard:
+    """Maps a shard; raises ``StoreError`` if the file is broken or not a shard of features."""
+    with directory.mapping(name) as mapped:
+        whole = pa.py_buffer(mapped)
+        file = pa.ipc.open_file(whole)
+        fingerprint = _fingerprint(file.schema, name)
+        if file.num_record_batches != 1:
+            raise ValueError(f"it has {file.num_record_batches} record batches, not one")
+        batch = file.get_batch(0)
+        batch.validate()
+        check_columns(batch.schema, _KEYS)
+        column = batch.column("feature")
+        dtype = np.dtype(column.type.value_type.to_pandas_dtype())
+        if dtype.name not in _DTYPES or column.null_count:
+            raise ValueError(f"its features are {column.type}")
+        shape = (batch.num_rows, column.type.list_size)
+        if not batch.num_rows:
+            return MappedShard(directory, name, mapped, fingerprint, batch, np.empty(shape, dtype), 0)
+        data = column.values.buffers()[1]
+        offset = data.address - whole.address
+        if not 0 <= offset <= whole.size - data.size:
+            raise ValueError("its features are compressed")
+        if keys_end := offset // mmap.PAGESIZE * mmap.PAGESIZE:
+            mapped.madvise(mmap.MADV_NORMAL, 0, keys_end)
+        features = np.frombuffer(data, dtype=dtype, count=shape[0] * shape[1]).reshape(shape)
+        return MappedShard(directory, name, mapped, fingerprint, batch, features, offset)
+
+
+def _fingerprint(schema: Any, name: str) -> Fingerprint:
+    metadata = schema.metadata or {}
+    check_kind(metadata, _KEYS)
+    check_shard(metadata, name.removesuffix(SUFFIX))
+    return Fingerprint.from_json(metadata[_FINGERPRINT_KEY])
+
+
+def _check_values(shard: str, keys: Sequence[FeatureKey], features: NDArray[np.floating[Any]]) -> None:
+    for start in range(0, len(features), _BLOCK_ROWS):
+        block = features[start : start + _BLOCK_ROWS]
+        finite = np.isfinite(block).all(axis=1)
+        bad = ~finite | ~block.any(axis=1)
+        if bad.any():
+            row = int(np.argmax(bad))
+            what = "all zeros" if finite[row] else "not finite"
+            raise FeatureValueError(
+                f"shard {shard}, row {start + row} ({keys[start + row]}): the feature is {what}; "
+                "nothing of this shard was written: look at the model's type and input"
+            )
+
+
+def _hash_features(whole: NDArray[np.floating[Any]], blocks: Iterable[NDArray[np.floating[Any]]]) -> bytes:
+    digest = hashlib.blake2b(f"{whole.dtype.name} {whole.shape}".encode(), digest_size=16)
+    for block in blocks:
+        digest.update(block.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest().encode()
+
+
+def _hash_keys(keys: Any) -> bytes:
+    """Hash of the values of a ``pa.RecordBatch``, which must be valid; how Arrow lays them out does not matter."""
+    digest = hashlib.blake2b(digest_size=16)
+    for column in keys.columns if keys.num_rows else ():
+        digest.update(np.packbits(column.is_null().to_numpy(zero_copy_only=False)).data)
+        _, numbers, *text = column.buffers()
+        values = np.frombuffer(numbers, dtype=np.int32)[: keys.num_rows + len(text)]  # steps, or offsets into the text
+        digest.update(values.data)
+        for buffer in text:
+            digest.update(memoryview(buffer or b"")[: values[-1]])
+    return digest.hexdigest().encode()
+
+
+def _check_hash(metadata: Mapping[bytes, bytes], key: bytes, found: bytes) -> None:
+    if metadata.get(key) != found:
+        raise ValueError(f"its content does not match its {key.decode()}")

@@ -1,0 +1,216 @@
+"""The columns of an episode data set, and the exact way from an ``Episode`` to its rows and back.
+
+One row for each observation, so ``T + 1`` rows for ``T`` actions; the last row has ``is_last`` and a null action. What
+belongs to the episode (task, stop reason, policy version, ...) repeats on each of its rows, so that any reader can
+filter without a join; dictionary encoding makes that cost nothing. Times are Unix seconds, coordinates lie in [0, 1].
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from digiq_ray.core.actions import Action, ActionType
+from digiq_ray.core.episodes import Episode, Step, StopReason, screen_hash
+from digiq_ray.core.errors import InputError
+from digiq_ray.core.tasks import Task
+
+KIND_KEY = b"digiq.kind"
+VERSION_KEY = b"digiq.schema_version"
+SHARD_KEY = b"digiq.shard"
+SCHEMA_VERSION = 1
+
+ACTION_FIELDS: tuple[tuple[str, Any], ...] = (
+    ("action", pa.string()),
+    ("action_type", pa.string()),
+    ("x", pa.float64()),
+    ("y", pa.float64()),
+    ("x2", pa.float64()),
+    ("y2", pa.float64()),
+    ("typed_text", pa.string()),
+    ("parse_error", pa.string()),
+)
+"""Columns of one action: its text, then what the text means (null if it means nothing), then why it means nothing."""
+
+
+def make_schema(kind: str, fields: Sequence[tuple[str, Any]]) -> Any:
+    """A ``pa.Schema`` whose metadata names the kind of data set and the version of its columns."""
+    return pa.schema(list(fields), metadata={KIND_KEY: kind.encode(), VERSION_KEY: str(SCHEMA_VERSION).encode()})
+
+
+def check_kind(metadata: Mapping[bytes, bytes], schema: Any) -> None:
+    """Raises ``ValueError`` if a file's metadata names another kind or version of data set than ``schema``."""
+    for key in (KIND_KEY, VERSION_KEY):
+        found, wanted = metadata.get(key, b"").decode(), schema.metadata[key].decode()
+        if found != wanted:
+            raise ValueError(f"its {key.decode()} is {found or 'missing'}, this program reads {wanted}")
+
+
+def check_columns(found: Any, schema: Any) -> None:
+    """Raises ``ValueError`` if a file's ``pa.Schema`` lacks a column of ``schema`` or has it with another type."""
+    for field in schema:
+        index = found.get_field_index(field.name)
+        if index < 0 or found.field(index).type != field.type:
+            what = "missing" if index < 0 else f"of type {found.field(index).type}"
+            raise ValueError(f"column {field.name} is {what}, not {field.type}")
+
+
+def check_shard(metadata: Mapping[bytes, bytes], shard: str) -> None:
+    """Raises ``ValueError`` if a file's metadata does not say that it is ``shard``."""
+    found = metadata.get(SHARD_KEY, b"").decode()
+    if found != shard:
+        raise ValueError(f"it is shard {found!r} under another name")
+
+
+EPISODE_SCHEMA = make_schema(
+    "episodes",
+    (
+        ("episode_id", pa.string()),
+        ("step", pa.int32()),
+        ("task_id", pa.string()),
+        ("task", pa.string()),
+        ("split", pa.string()),
+        ("kind", pa.string()),
+        ("seed", pa.int64()),
+        ("goal", pa.string()),
+        ("screen", pa.large_binary()),
+        ("screen_hash", pa.string()),
+        *ACTION_FIELDS,
+        ("reward", pa.float64()),
+        ("is_first", pa.bool_()),
+        ("is_last", pa.bool_()),
+        ("is_terminal", pa.bool_()),
+        ("stop_reason", pa.string()),
+        ("policy_version", pa.string()),
+        ("device", pa.string()),
+        ("judge", pa.string()),
+        ("behaviour_logprob", pa.float64()),
+        ("started_at", pa.float64()),
+        ("ended_at", pa.float64()),
+        ("horizon", pa.int32()),
+    ),
+)
+
+
+def rows_to_table(rows: Sequence[Mapping[str, object]], schema: Any) -> Any:
+    """Rows as a ``pa.Table`` of ``schema``; raises ``InputError`` if a value does not fit its column."""
+    try:
+        return pa.Table.from_pylist(rows, schema=schema)
+    except (pa.ArrowException, UnicodeEncodeError, OverflowError, TypeError) as error:
+        kind = schema.metadata[KIND_KEY].decode()
+        raise InputError(f"a value does not fit the columns of {kind}: {str(error).splitlines()[0]}") from error
+
+
+def action_columns(text: str | None, action: Action | None, parse_error: str | None) -> dict[str, object]:
+    """The columns of ``ACTION_FIELDS`` for one action."""
+    return {
+        "action": text,
+        "action_type": None if action is None else str(action.type),
+        "x": None if action is None else action.x,
+        "y": None if action is None else action.y,
+        "x2": None if action is None else action.x2,
+        "y2": None if action is None else action.y2,
+        "typed_text": None if action is None else action.text,
+        "parse_error": parse_error,
+    }
+
+
+def row_action(row: Mapping[str, Any]) -> Action | None:
+    """The parsed action of a row, or ``None`` if it has none."""
+    if row["action_type"] is None:
+        return None
+    kind = ActionType(row["action_type"])
+    return Action(kind, row["x"], row["y"], row["x2"], row["y2"], row["typed_text"])
+
+
+def episode_to_rows(episode: Episode) -> list[dict[str, object]]:
+    """The ``T + 1`` rows of an episode, in the columns of ``EPISODE_SCHEMA``.
+
+    Raises:
+        InputError: the episode has no observation, its last one has an action, or another one has none.
+    """
+    last = len(episode.steps) - 1
+    if last < 0:
+        raise InputError(f"episode {episode.episode_id} has no observation: leave it out")
+    task = episode.task
+    shared: dict[str, object] = {
+        "episode_id": episode.episode_id,
+        "task_id": task.task_id,
+        "task": task.text,
+        "split": task.split,
+        "kind": task.kind,
+        "seed": task.seed,
+        "goal": json.dumps(task.goal, ensure_ascii=False, sort_keys=True),
+        "horizon": task.horizon,
+        "stop_reason": str(episode.stop_reason),
+        "policy_version": episode.policy_version,
+        "device": episode.device,
+        "judge": episode.judge,
+    }
+    rows = []
+    for index, step in enumerate(episode.steps):
+        if (step.action_text is None) != (index == last) or (index == last and step.action is not None):
+            rule = "the last observation must have no action" if index == last else "only the last may have no action"
+            raise InputError(f"episode {episode.episode_id}, step {index}: {rule}")
+        rows.append(
+            shared
+            | action_columns(step.action_text, step.action, step.parse_error)
+            | {
+                "step": index,
+                "screen": step.screen,
+                "screen_hash": screen_hash(step.screen),
+                "reward": step.reward,
+                "is_first": index == 0,
+                "is_last": index == last,
+                "is_terminal": index == last and episode.is_terminal,
+                "behaviour_logprob": step.behaviour_logprob,
+                "started_at": step.started_at,
+                "ended_at": step.ended_at,
+            }
+        )
+    return rows
+
+
+def rows_to_episode(rows: Sequence[Mapping[str, Any]]) -> Episode:
+    """The episode of rows that ``episode_to_rows`` made, in the order of ``step``.
+
+    Raises:
+        ValueError: the rows are not one whole episode, or hold a word that no version of this program writes.
+    """
+    for index, row in enumerate(rows):
+        if row["step"] != index or row["is_last"] != (index == len(rows) - 1):
+            raise ValueError(f"episode {row['episode_id']} is not whole at step {index}")
+    first = rows[0]
+    return Episode(
+        episode_id=first["episode_id"],
+        task=Task(
+            task_id=first["task_id"],
+            text=first["task"],
+            horizon=first["horizon"],
+            split=first["split"],
+            kind=first["kind"],
+            goal=json.loads(first["goal"]),
+            seed=first["seed"],
+        ),
+        steps=tuple(_row_to_step(row) for row in rows),
+        stop_reason=StopReason(first["stop_reason"]),
+        policy_version=first["policy_version"],
+        device=first["device"],
+        judge=first["judge"],
+    )
+
+
+def _row_to_step(row: Mapping[str, Any]) -> Step:
+    return Step(
+        screen=row["screen"],
+        action_text=row["action"],
+        action=row_action(row),
+        parse_error=row["parse_error"],
+        reward=row["reward"],
+        behaviour_logprob=row["behaviour_logprob"],
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+    )
