@@ -1,75 +1,127 @@
-"""Puts the requests of many callers into common batches: whoever asks while the model is busy shares the next batch."""
+"""Puts the requests of many callers into common batches: whoever asks while the model is busy shares the next batch.
+
+One thread does the work, oldest request first. Requests share a batch only if they have the same key (which model,
+which temperature). Nobody waits longer than its deadline, and what nobody waits for any more is not computed.
+"""
 
 from __future__ import annotations
 
-import queue
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from digiq_ray.core.errors import DeadlineExceededError
+from digiq_ray.core.errors import DeadlineExceededError, DigiQError
 
+Key = TypeVar("Key", bound=Hashable)
 Request = TypeVar("Request")
 Result = TypeVar("Result")
 
 
-class MicroBatcher(Generic[Request, Result]):
+class BatcherClosedError(DigiQError):
+    """A batcher was asked for something after it was closed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Call(Generic[Key, Request, Result]):
+    """What one caller waits for."""
+
+    key: Key
+    requests: Sequence[Request]
+    answer: Future[list[Result]] = field(default_factory=Future)
+
+
+class MicroBatcher(Generic[Key, Request, Result]):
     """Runs ``handle`` on batches in one thread of its own.
 
     Args:
-        handle: Requests in, as many results out, in the same order. What it raises reaches every caller of the batch.
-        most: Largest batch.
+        handle: A key and the requests with that key in, as many results out, in the same order. What it raises reaches
+            every caller of the batch.
+        most: Largest batch; only a single call that is larger makes a larger one.
     """
 
-    def __init__(self, handle: Callable[[Sequence[Request]], Sequence[Result]], *, most: int) -> None:
+    def __init__(self, handle: Callable[[Key, Sequence[Request]], Sequence[Result]], *, most: int) -> None:
         self._handle, self._most = handle, most
-        self._queue: queue.SimpleQueue[tuple[Sequence[Request], Future[list[Result]]] | None] = queue.SimpleQueue()
+        self._waiting: deque[_Call[Key, Request, Result]] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="micro-batcher", daemon=True)
         self._thread.start()
 
-    def submit(self, requests: Sequence[Request], *, deadline: float) -> list[Result]:
+    def submit(self, key: Key, requests: Sequence[Request], *, deadline: float) -> list[Result]:
         """The results for ``requests``, at the latest after ``deadline`` seconds.
 
         Raises:
-            DeadlineExceededError: the model did not answer in time.
+            DeadlineExceededError: there was no answer in time.
+            BatcherClosedError: the batcher was closed before.
+            Exception: whatever ``handle`` raised.
         """
-        future: Future[list[Result]] = Future()
-        self._queue.put((requests, future))
-        try:
-            return future.result(timeout=deadline)
-        except TimeoutError as error:
-            if future.done():
-                raise
-            raise DeadlineExceededError(f"the model did not answer {len(requests)} requests in {deadline:g} s") from error
+        call: _Call[Key, Request, Result] = _Call(key, requests)
+        with self._changed:
+            if self._closed:
+                raise BatcherClosedError("the batcher was closed; make a new one")
+            self._waiting.append(call)
+            self._changed.notify()
+        if not wait([call.answer], timeout=deadline).done:
+            call.answer.cancel()
+            raise DeadlineExceededError(f"the model did not answer {len(requests)} requests in {deadline:g} s")
+        return call.answer.result()
 
-    def close(self) -> None:
-        """Ends the thread after what is queued."""
-        self._queue.put(None)
+    @property
+    def waiting(self) -> int:
+        """How many calls are not in a batch yet."""
+        with self._changed:
+            return len(self._waiting)
+
+    def close(self, *, deadline: float = 60.0) -> None:
+        """Answers what is waiting and ends the thread; may be called again.
+
+        Raises:
+            DeadlineExceededError: that took longer than ``deadline`` seconds.
+        """
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(deadline)
+        if self._thread.is_alive():
+            raise DeadlineExceededError(f"the batcher did not end in {deadline:g} s: a batch still runs")
 
     def _run(self) -> None:
-        while (first := self._queue.get()) is not None:
-            waiting = [first]
-            count, ended = len(first[0]), False
-            while count < self._most and not self._queue.empty():
-                item = self._queue.get()
-                if item is None:
-                    ended = True
-                    break
-                waiting.append(item)
-                count += len(item[0])
-            self._answer(waiting)
-            if ended:
-                return
+        while batch := self._next_batch():
+            self._answer(batch)
 
-    def _answer(self, waiting: Sequence[tuple[Sequence[Request], Future[list[Result]]]]) -> None:
+    def _next_batch(self) -> list[_Call[Key, Request, Result]]:
+        """The oldest call and those after it that fit in; empty when closed and done."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._waiting) or self._closed)
+            batch: list[_Call[Key, Request, Result]] = []
+            left: deque[_Call[Key, Request, Result]] = deque()
+            count = 0
+            for call in self._waiting:
+                if not batch or (call.key == batch[0].key and count + len(call.requests) <= self._most):
+                    batch.append(call)
+                    count += len(call.requests)
+                else:
+                    left.append(call)
+            self._waiting = left
+            return batch
+
+    def _answer(self, batch: Sequence[_Call[Key, Request, Result]]) -> None:
+        calls = [call for call in batch if call.answer.set_running_or_notify_cancel()]
+        if not calls:
+            return
+        requests = [request for call in calls for request in call.requests]
         try:
-            results = list(self._handle([request for requests, _ in waiting for request in requests]))
+            results = list(self._handle(calls[0].key, requests))
+            if len(results) != len(requests):
+                raise DigiQError(f"there are {len(results)} results for {len(requests)} requests; each needs one")
         except BaseException as error:
-            for _, future in waiting:
-                future.set_exception(error)
+            for call in calls:
+                call.answer.set_exception(error)
             return
         start = 0
-        for requests, future in waiting:
-            future.set_result(results[start : start + len(requests)])
-            start += len(requests)
+        for call in calls:
+            call.answer.set_result(results[start : start + len(call.requests)])
+            start += len(call.requests)

@@ -1,7 +1,8 @@
 """Bulk stages over shards of episodes: sampling candidates, and embedding states with their candidates.
 
-Each function does one shard from store to store and may be repeated: a shard that is there already is left alone. The
-model is kept between shards of one process. What runs them (a loop, Ray tasks) is the caller's choice.
+Each function does one shard from store to store and may be repeated: a shard that is there already costs a look into
+the store and nothing else. The model is kept between shards of one process; the screens of one shard are held in
+memory. What runs them (a loop, Ray tasks) is the caller's choice.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ class Shard:
 
 
 def make_shards(ids: Sequence[str], size: int) -> list[Shard]:
-    """Sorted ids in groups of ``size``."""
+    """Sorted ids in groups of ``size``. A shard's name says its place and, as a hash, which episodes are in it."""
     ordered = sorted(ids)
+    groups = [tuple(ordered[start : start + size]) for start in range(0, len(ordered), size)]
     return [
-        Shard(name=f"{start // size:06d}-{seed_of(*ordered[start : start + size]):016x}", episode_ids=tuple(ordered[start : start + size]))
-        for start in range(0, len(ordered), size)
+        Shard(name=f"{number:06d}-{seed_of(*group):016x}", episode_ids=group) for number, group in enumerate(groups)
     ]
 
 
@@ -68,7 +69,14 @@ def _parsed(text: str) -> tuple[Action | None, str | None]:
 
 
 def sample_shard(work: SampleWork, shard: Shard) -> int:
-    """Samples ``k`` actions in each state of the shard; returns how many states that were."""
+    """Samples ``k`` actions in each state of the shard in which something was done; returns how many states that were.
+
+    The executed action is among a state's candidates, with multiplicity 0 if it was not drawn again. A shard that is
+    there already gives 0.
+    """
+    store = CandidateStore(work.candidates)
+    if shard.name in store.shards():
+        return 0
     vlm = cached_vlm(work.model)
     states = [
         (episode, number, step.action_text or "", step.screen, history)
@@ -111,7 +119,7 @@ def sample_shard(work: SampleWork, shard: Shard) -> int:
                         temperature=work.temperature,
                     )
                 )
-    CandidateStore(work.candidates).append(shard.name, rows)
+    store.append(shard.name, rows)
     return len(states)
 
 
@@ -129,7 +137,13 @@ class EmbedWork:
 
 
 def embed_shard(work: EmbedWork, shard: Shard) -> int:
-    """Features of every state of the shard (the last ones too) and of its candidates; returns how many features."""
+    """Features of every state of the shard (the last ones too) and of its candidates; returns how many features.
+
+    A shard that is there already gives 0. The shard of ``states`` is written last: where it is, ``actions`` is too.
+    """
+    actions_store, states_store = FeatureStore(work.features / "actions"), FeatureStore(work.features / "states")
+    if shard.name in states_store.shards():
+        return 0
     extractor = cached_extractor(work.model, work.layer, work.pooling)
     vlm = extractor.vlm
     candidates = CandidateStore(work.candidates)
@@ -161,6 +175,6 @@ def embed_shard(work: EmbedWork, shard: Shard) -> int:
         prompt=vlm.template.digest,
         image=vlm.transform.description,
     )
-    FeatureStore(work.features / "actions").append(shard.name, action_keys, np.concatenate(action_rows), fingerprint)
-    FeatureStore(work.features / "states").append(shard.name, state_keys, np.concatenate(state_rows), fingerprint)
+    actions_store.append(shard.name, action_keys, np.concatenate(action_rows), fingerprint)
+    states_store.append(shard.name, state_keys, np.concatenate(state_rows), fingerprint)
     return len(state_keys) + len(action_keys)

@@ -20,7 +20,18 @@ from digiq_ray import __version__
 from digiq_ray.core.errors import DigiQError, DiskFullError, error_chain, is_disk_full
 
 #: Name of each command, in the order of the help: where it is (``module:attribute``), and what it does in a few words.
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("digiq_ray.cli.pipeline:demo", "the whole recipe on simulated phones, in minutes"),
+    "run": ("digiq_ray.cli.pipeline:run", "the offline pipeline from a configuration, skipping what is done"),
+    "collect": ("digiq_ray.cli.pipeline:collect", "episodes from the behaviour policy on a farm"),
+    "candidates": ("digiq_ray.cli.pipeline:candidates", "K actions per state from the behaviour policy"),
+    "finetune": ("digiq_ray.cli.pipeline:finetune", "stage 1: does this action change the screen?"),
+    "embed": ("digiq_ray.cli.pipeline:embed", "frozen features of states and candidates"),
+    "train-critic": ("digiq_ray.cli.pipeline:train_critic", "Q and V by TD on the features"),
+    "train-policy": ("digiq_ray.cli.pipeline:train_policy", "best-of-N extraction, and the baselines beside it"),
+    "evaluate": ("digiq_ray.cli.pipeline:evaluate", "success rates with confidence intervals on held-out tasks"),
+    "rank": ("digiq_ray.cli.pipeline:rank", "whether the critic ranks candidates, by the simulator's oracle"),
+}
 
 _STDOUT = 1
 

@@ -51,7 +51,7 @@ class CandidateSettings(Section):
 class FinetuneSettings(Section):
     """Stage 1: does this action change the screen?"""
 
-    steps: int = Field(120, ge=0, description="updates; 0 leaves the model as it is")
+    steps: int = Field(60, ge=0, description="updates; 0 leaves the model as it is")
     batch: int = Field(128, ge=1, description="steps of episodes per update")
     learning_rate: float = Field(5e-4, gt=0, description="peak learning rate (AdamW)")
     weight_decay: float = Field(0.01, ge=0, description="weight decay")
@@ -71,14 +71,14 @@ class FeatureSettings(Section):
 class CriticSettings(Section):
     """TD learning of Q and V."""
 
-    steps: int = Field(1500, ge=1, description="updates")
+    steps: int = Field(2000, ge=1, description="updates")
     batch: int = Field(256, ge=1, description="transitions per update")
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate (AdamW)")
     weight_decay: float = Field(0.01, ge=0, description="weight decay")
     gamma: float = Field(0.9, gt=0, le=1, description="discount per step")
     n_step: int = Field(1, ge=0, description="steps before the bootstrap; 1 is the paper's, 0 runs to the end")
-    tau: float = Field(0.01, gt=0, le=1, description="share that the target critic moves per update (Polyak)")
-    width: int = Field(256, ge=1, description="width of the heads' hidden layers")
+    tau: float = Field(0.02, gt=0, le=1, description="share that the target critic moves per update (Polyak)")
+    width: int = Field(128, ge=1, description="width of the heads' hidden layers")
     depth: int = Field(2, ge=1, description="number of hidden layers")
     aggregate: Literal["min", "mean"] = Field("min", description="how the twins become one value")
 
@@ -89,7 +89,7 @@ class PolicySettings(Section):
     margin: float = Field(0.0, description="least Q - V of what is imitated")
     min_support: int = Field(3, ge=1, description="a candidate must be drawn so often of K")
     support_radius: float = Field(0.05, ge=0, description="touches within this distance count as one action")
-    steps: int = Field(160, ge=1, description="updates, the same for every policy of a run")
+    steps: int = Field(100, ge=1, description="updates, the same for every policy of a run")
     batch: int = Field(128, ge=1, description="items per update")
     learning_rate: float = Field(5e-4, gt=0, description="peak learning rate (AdamW)")
     weight_decay: float = Field(0.01, ge=0, description="weight decay")
@@ -135,6 +135,7 @@ class RunSettings(Section):
     def _support_fits(self) -> RunSettings:
         if self.policy.min_support > self.candidates.k:
             raise ValueError(
-                f"policy.min_support={self.policy.min_support} can never be reached with candidates.k={self.candidates.k}"
+                f"policy.min_support={self.policy.min_support} can never be reached "
+                f"with candidates.k={self.candidates.k}"
             )
         return self

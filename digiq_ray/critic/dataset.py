@@ -1,7 +1,8 @@
 """What the critic trains on: features of states and candidates, and which belong together.
 
 States are all ``T + 1`` observations of all episodes, since a truncated episode bootstraps from its last one.
-Transitions are the ``T`` actions. Candidates of a state are rows of one table, padded to ``K`` columns by index.
+Transitions are the ``T`` actions. Candidates of a state are rows of one table, padded to ``K`` columns by index, where
+padding has weight 0. The features themselves are referred to, not copied.
 """
 
 from __future__ import annotations
@@ -38,7 +39,15 @@ class EpisodeFrame:
 
 @dataclass(frozen=True, slots=True)
 class CriticData:
-    """Tensors of a training set: ``S`` states, ``A`` rows of actions, ``n`` transitions, ``K`` candidates at most."""
+    """Tensors of a training set: ``S`` states, ``A`` rows of actions, ``n`` transitions, ``K`` candidates at most.
+
+    Attributes:
+        state_features: f(s), ``[S, state_dim]``.
+        action_features: f(s, a), ``[A, action_dim]``.
+        state, action: Rows of each transition's state and executed action in them, ``[n]``.
+        reward, discount, successor: Its n-step reward, and the discount and row of its bootstrap state, ``[n]``.
+        candidates, weights: Rows and probabilities of its state's candidates, ``[n, K]``.
+    """
 
     state_features: torch.Tensor
     action_features: torch.Tensor
@@ -65,12 +74,12 @@ def build(
     """Flattens episodes into transitions with ``steps``-step targets.
 
     Raises:
-        StoreError: there is no transition, or a reward or feature is not finite.
+        StoreError: there is no transition, a state has no candidates, or a reward or feature is not finite.
     """
     if not any(len(frame.rewards) for frame in frames):
         raise StoreError("there is no transition to train a critic on: collect episodes first")
     for name, features in (("state", state_features), ("action", action_features)):
-        if not bool(torch.isfinite(features).all()):
+        if features.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(features))).all()):
             raise StoreError(f"{name} features hold values that are not finite: embed them again")
     state: list[int] = []
     action: list[int] = []
@@ -88,9 +97,11 @@ def build(
         action += frame.actions
         rows += frame.candidates
         weights += frame.weights
-    rewards = torch.tensor(reward)
+    rewards = torch.tensor(reward, dtype=torch.float32)
     if not bool(torch.isfinite(rewards).all()):
-        raise StoreError("a reward is not finite: digiq data verify names the episode")
+        raise StoreError("a reward is not a finite number: the judge that gave it is broken; collect again")
+    if not all(rows):
+        raise StoreError("a state has no candidates: run digiq candidates")
     width = max(len(row) for row in rows)
     padded = torch.zeros((len(rows), width), dtype=torch.long)
     shares = torch.zeros((len(rows), width))
@@ -103,7 +114,7 @@ def build(
         state=torch.tensor(state),
         action=torch.tensor(action),
         reward=rewards,
-        discount=torch.tensor(discount),
+        discount=torch.tensor(discount, dtype=torch.float32),
         successor=torch.tensor(successor),
         candidates=padded,
         weights=shares,

@@ -69,8 +69,11 @@ class Critic(nn.Module):
     Args:
         state_dim, action_dim: Lengths of f(s) and f(s, a).
         shape: Shape of all heads.
-        aggregate: How the twins become one value outside of training: ``min`` or ``mean``.
+        aggregate: How the twins become one value, in targets and for all who use the critic: ``min`` or ``mean``.
         seed: Decides the initial weights.
+
+    Raises:
+        ConfigError: ``aggregate`` is neither.
     """
 
     def __init__(
@@ -103,6 +106,8 @@ class Critic(nn.Module):
 
 @torch.no_grad()
 def polyak(target: nn.Module, source: nn.Module, tau: float) -> None:
-    """Moves the target's parameters the share ``tau`` of the way to the source's."""
+    """Moves the target's parameters the share ``tau`` of the way to the source's; buffers become the source's."""
     for slow, fast in zip(target.parameters(), source.parameters(), strict=True):
         slow.lerp_(fast, tau)
+    for kept, given in zip(target.buffers(), source.buffers(), strict=True):
+        kept.copy_(given)

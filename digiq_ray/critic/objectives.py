@@ -1,7 +1,8 @@
 """The objectives of Digi-Q (arXiv 2502.15760, section 4.1) as pure functions of tensors.
 
 ``J_Q = (Q(f(s, a)) - r - gamma (1 - terminal) V_target(f(s')))^2``
-``J_V = (V(f(s)) - E_{a' ~ candidates} Q_target(f(s, a'))) ^2``
+``J_V = (V(f(s)) - E_{a' ~ candidates} Q_target(f(s, a')))^2``
+
 A truncated step is no end of the task: it bootstraps. With ``n`` steps the reward is the discounted sum of up to ``n``
 rewards and the bootstrap comes from the state after them; ``n = 1`` is the paper's.
 """
@@ -52,7 +53,12 @@ def n_step(rewards: Sequence[float], *, terminal: bool, gamma: float, steps: int
         terminal: Whether state ``T`` ends the task (else the episode was truncated and ``T`` bootstraps).
         gamma: Discount.
         steps: ``n``; 0 means up to the end of the episode (Monte Carlo, with a bootstrap where truncated).
+
+    Raises:
+        ValueError: ``steps`` is negative.
     """
+    if steps < 0:
+        raise ValueError(f"steps={steps}: a target spans 1 step or more, or all that are left (0)")
     length = len(rewards)
     out = NStep([], [], [])
     for t in range(length):

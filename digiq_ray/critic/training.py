@@ -1,6 +1,7 @@
-"""Offline TD training of the critic: one step reads like the paper. The data decide the number of steps, not devices.
+"""Offline TD training of the critic: one step reads like the paper.
 
-Every batch is drawn from (seed, step), so training that was stopped goes on exactly where it was.
+Every batch is drawn from (seed, step), so training that was stopped goes on exactly where it was. A step gathers the
+features of one batch of transitions and of all candidates of their states, which is what bounds it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class CriticSettings:
 
 
 class CriticTrainer:
-    """Trains Q and V together on ``data``; ``target`` is their delayed copy."""
+    """Trains Q and V together on ``data``; ``target`` is their delayed copy, equal to them at the start."""
 
     def __init__(self, critic: Critic, data: CriticData, settings: CriticSettings) -> None:
         self.critic, self.target, self.data, self.settings = critic, critic.target(), data, settings
@@ -42,7 +43,7 @@ class CriticTrainer:
         return {"critic": self.critic, "target": self.target}
 
     def step(self, index: int) -> dict[str, float]:
-        """One update on one batch; returns the figures of that batch."""
+        """One update on one batch; returns that batch's root mean squared errors and mean values."""
         data, target = self.data, self.target
         rng = np.random.default_rng([self.settings.seed, index])
         rows = torch.from_numpy(rng.integers(len(data), size=self.settings.batch))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from digiq_ray.core.errors import InputError
+
 
 def action_sensitivity(values: NDArray[np.floating], weights: NDArray[np.floating]) -> dict[str, float]:
     """Variance of Q over the candidates of a state against its variance over states.
@@ -14,8 +16,15 @@ def action_sensitivity(values: NDArray[np.floating], weights: NDArray[np.floatin
         weights: Their probabilities, ``[states, K]``, each row summing to 1.
 
     Returns:
-        ``variance_over_actions``, ``variance_over_states``, and their ratio ``action_sensitivity``.
+        ``variance_over_actions``, ``variance_over_states``, and their ratio ``action_sensitivity`` (0 if Q is the same
+        in all states, where a ratio says nothing).
+
+    Raises:
+        InputError: there is no state, or the shapes differ.
     """
+    if values.shape != weights.shape or values.ndim != 2 or not values.size:
+        raise InputError(f"values {values.shape} and weights {weights.shape} must have one shape [states, K]")
+    values = np.where(weights > 0, values, 0.0).astype(np.float64)
     means = (values * weights).sum(1)
     within = float(((values - means[:, None]) ** 2 * weights).sum(1).mean())
     between = float(means.var())

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from digiq_ray.core.rng import seed_of
 from digiq_ray.core.settings import RunSettings
@@ -14,7 +14,7 @@ from digiq_ray.critic.dataset import build
 from digiq_ray.critic.heads import Critic, HeadShape
 from digiq_ray.critic.training import CriticSettings, CriticTrainer
 from digiq_ray.diagnostics.sensitivity import action_sensitivity
-from digiq_ray.learner.data import FeatureIndex, candidates_by_state, frames, outlines, tensor
+from digiq_ray.learner.data import FeatureIndex, candidates_by_state, frames, outlines, tensor, values_of
 from digiq_ray.learner.models import save_critic
 from digiq_ray.learner.paths import RunPaths
 from digiq_ray.learner.training import OnStep, train
@@ -27,6 +27,9 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str
 
     Returns:
         Curves, the final TD error, action sensitivity, and a sample of Q at executed actions by outcome.
+
+    Raises:
+        StoreError: there is nothing to train on, or something lacks candidates or features.
     """
     paths, chosen = RunPaths(root), settings.critic
     episodes = outlines(EpisodeStore(paths.episodes))
@@ -68,8 +71,7 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str
         every=10 * settings.learner.checkpoint_every,
         on_step=on_step,
     )
-    with torch.inference_mode():
-        q_all = critic.q(data.action_features).numpy()
+    q_all = values_of(critic.q, index.action_view)
     executed = q_all[data.action.numpy()]
     won = np.repeat([episode.success for episode in episodes], [len(episode.actions) for episode in episodes])
     save_critic(critic, shape, paths.model("critic"))
@@ -86,5 +88,5 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str
     }
 
 
-def _thinned(values: np.ndarray[Any, Any], most: int = 400) -> list[float]:
+def _thinned(values: NDArray[np.float64], most: int = 400) -> list[float]:
     return [round(float(value), 4) for value in values[:: max(1, -(-len(values) // most))]]

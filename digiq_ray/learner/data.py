@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from digiq_ray.store.schema import row_action
 
 StateKey = tuple[str, int]
 
+_BLOCK_ROWS = 16_384
+
 
 @dataclass(frozen=True, slots=True)
 class EpisodeOutline:
@@ -34,7 +36,7 @@ class EpisodeOutline:
 
 
 def outlines(store: EpisodeStore) -> list[EpisodeOutline]:
-    """All episodes that no device error cut short at once, ascending by id, without reading a screen."""
+    """All episodes with at least one action, ascending by id, without reading a screen."""
     columns = ["episode_id", "step", "task", "action", "reward", "is_last", "is_terminal", "stop_reason"]
     found: list[EpisodeOutline] = []
     actions: list[str] = []
@@ -106,8 +108,18 @@ def tensor(view: FeatureView, rows: Sequence[int] | None = None) -> torch.Tensor
     return torch.from_numpy(np.ascontiguousarray(view.rows(wanted), dtype=np.float32))
 
 
+def values_of(head: Callable[[torch.Tensor], torch.Tensor], view: FeatureView) -> NDArray[np.float64]:
+    """``head`` (``[n, dim]`` to ``[n]``) of every feature, without holding more than a block of them in memory."""
+    values = np.empty(len(view))
+    with torch.inference_mode():
+        for start in range(0, len(view), _BLOCK_ROWS):
+            rows = range(start, min(start + _BLOCK_ROWS, len(view)))
+            values[rows.start : rows.stop] = head(tensor(view, rows)).numpy()
+    return values
+
+
 def frames(
-    episodes: Sequence[EpisodeOutline], candidates: dict[StateKey, StateCandidates], index: FeatureIndex
+    episodes: Sequence[EpisodeOutline], candidates: Mapping[StateKey, StateCandidates], index: FeatureIndex
 ) -> Iterator[EpisodeFrame]:
     """The critic's view of each episode.
 

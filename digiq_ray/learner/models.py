@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from digiq_ray.core.errors import DiskFullError, StoreError, is_disk_full
+from digiq_ray.core.errors import StoreError
 from digiq_ray.critic.heads import Critic, HeadShape
+from digiq_ray.learner.directories import publish_directory
 from digiq_ray.vlm.features import FeatureExtractor, Pooling
 from digiq_ray.vlm.model import Vlm
 from digiq_ray.vlm.tiny import SHIPPED
-
-
-def publish_directory(final: Path, write: Callable[[Path], None]) -> None:
-    """Writes a directory under a hidden name and renames it: it exists whole or not at all.
-
-    Raises:
-        DiskFullError: no space is left; nothing appears under the name.
-    """
-    hidden = final.parent / f".{final.name}.{os.getpid()}"
-    try:
-        shutil.rmtree(hidden, ignore_errors=True)
-        hidden.mkdir(parents=True)
-        write(hidden)
-        shutil.rmtree(final, ignore_errors=True)
-        hidden.rename(final)
-    except Exception as error:
-        shutil.rmtree(hidden, ignore_errors=True)
-        if is_disk_full(error):
-            raise DiskFullError(
-                f"no space is left for {final}; free some and repeat the command: what was published is whole"
-            ) from error
-        raise
 
 
 def resolve(model: str) -> Path | str:
@@ -85,7 +62,7 @@ def load_critic(directory: Path) -> Critic:
             aggregate=card["aggregate"],
         )
         critic.load_state_dict(load_file(directory / "critic.safetensors"))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0][:120]
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:120]
         raise StoreError(f"there is no readable critic in {directory} ({reason}); run digiq train-critic") from error
     return critic.eval()

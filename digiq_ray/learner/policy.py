@@ -6,11 +6,9 @@ the same states; they differ in *which* action of a state they imitate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from digiq_ray.core.errors import StoreError
 from digiq_ray.core.rng import seed_of, uniforms
@@ -21,9 +19,10 @@ from digiq_ray.learner.data import (
     StateKey,
     candidates_by_state,
     outlines,
-    tensor,
+    values_of,
 )
-from digiq_ray.learner.models import load_critic, publish_directory, resolve
+from digiq_ray.learner.directories import publish_directory
+from digiq_ray.learner.models import load_critic, resolve
 from digiq_ray.learner.paths import RunPaths
 from digiq_ray.learner.training import OnStep, train
 from digiq_ray.policy.best_of_n import Choice, StateCandidates, best_of_n, random_candidate
@@ -38,27 +37,42 @@ Targets = dict[StateKey, str]
 def best_of_n_choices(
     episodes: list[EpisodeOutline], candidates: Mapping[StateKey, StateCandidates], root: Path, settings: RunSettings
 ) -> dict[StateKey, Choice]:
-    """What best-of-N chooses in every state."""
+    """What best-of-N chooses in every state.
+
+    Raises:
+        StoreError: a state or a candidate has no feature.
+    """
     paths, chosen = RunPaths(root), settings.policy
     index, critic = FeatureIndex.open(paths.features), load_critic(paths.model("critic"))
-    with torch.inference_mode():
-        q_values = critic.q(tensor(index.action_view)).double().numpy()
-        values = critic.v(tensor(index.state_view)).double().numpy()
+    q_values, values = values_of(critic.q, index.action_view), values_of(critic.v, index.state_view)
     found = {}
+    for key, options in _options(episodes, candidates):
+        try:
+            rows = [index.actions[(*key, text)] for text in options.texts]
+            value = float(values[index.states[key]])
+        except KeyError as missing:
+            raise StoreError(f"there is no feature of {missing}: run digiq embed") from missing
+        found[key] = best_of_n(
+            options,
+            q_values[rows],
+            value,
+            margin=chosen.margin,
+            min_support=chosen.min_support,
+            radius=chosen.support_radius,
+        )
+    return found
+
+
+def _options(
+    episodes: list[EpisodeOutline], candidates: Mapping[StateKey, StateCandidates]
+) -> Iterator[tuple[StateKey, StateCandidates]]:
+    """Every state in which something was done, with its candidates."""
     for episode in episodes:
         for step in range(len(episode.actions)):
             key = (episode.episode_id, step)
-            options = candidates[key]
-            rows = [index.actions[(*key, text)] for text in options.texts]
-            found[key] = best_of_n(
-                options,
-                q_values[rows],
-                float(values[index.states[key]]),
-                margin=chosen.margin,
-                min_support=chosen.min_support,
-                radius=chosen.support_radius,
-            )
-    return found
+            if key not in candidates:
+                raise StoreError(f"there are no candidates at {key}: run digiq candidates")
+            yield key, candidates[key]
 
 
 def digi_q_targets(choices: Mapping[StateKey, Choice], candidates: Mapping[StateKey, StateCandidates]) -> Targets:
@@ -67,7 +81,7 @@ def digi_q_targets(choices: Mapping[StateKey, Choice], candidates: Mapping[State
 
 
 def random_targets(keys: list[StateKey], candidates: Mapping[StateKey, StateCandidates], seed: int) -> Targets:
-    """A random valid candidate in each of the given states: the control without a critic."""
+    """A random valid candidate in each of the given states that has one: the control without a critic."""
     found = {}
     for key in keys:
         uniform = float(uniforms(seed_of("random candidate", seed, *key), 0))
@@ -78,15 +92,13 @@ def random_targets(keys: list[StateKey], candidates: Mapping[StateKey, StateCand
 
 
 def filtered_bc_targets(episodes: list[EpisodeOutline], candidates: Mapping[StateKey, StateCandidates]) -> Targets:
-    """The executed actions of successful episodes, where they are actions of the grammar."""
-    found = {}
-    for episode in episodes:
-        for step, text in enumerate(episode.actions if episode.success else ()):
-            key = (episode.episode_id, step)
-            options = candidates[key]
-            if options.actions[options.texts.index(text)] is not None:
-                found[key] = text
-    return found
+    """The executed actions of successful episodes, where they are valid candidates."""
+    executed = {(one.episode_id, step): text for one in episodes for step, text in enumerate(one.actions)}
+    return {
+        key: executed[key]
+        for key, options in _options([one for one in episodes if one.success], candidates)
+        if (executed[key], True) in zip(options.texts, options.valid, strict=True)
+    }
 
 
 def targets_of(method: str, root: Path, settings: RunSettings) -> tuple[Targets, dict[str, Any]]:
@@ -107,8 +119,8 @@ def targets_of(method: str, root: Path, settings: RunSettings) -> tuple[Targets,
         kept = [one for one in choices.values() if one.index is not None]
         figures = {
             "states": len(choices),
-            "kept": len(kept) / len(choices),
-            "positive_advantage": sum(one.advantage > 0 for one in choices.values()) / len(choices),
+            "kept": len(kept) / max(1, len(choices)),
+            "positive_advantage": sum(one.advantage > 0 for one in choices.values()) / max(1, len(choices)),
             "drawn_once": sum(one.support <= 1 for one in kept) / max(1, len(kept)),
         }
         if method == "random_candidate":
@@ -122,7 +134,17 @@ def targets_of(method: str, root: Path, settings: RunSettings) -> tuple[Targets,
 
 
 def train_policy(root: Path, method: str, settings: RunSettings, on_step: OnStep) -> dict[str, Any]:
-    """Trains the policy of ``method`` and publishes it under that name; ``from_pretrained`` loads it."""
+    """Trains the policy of ``method`` and publishes it under that name; ``from_pretrained`` loads it.
+
+    Args:
+        root: The run's directory.
+        method: ``digi_q``, ``random_candidate`` or ``filtered_bc``.
+        settings: Of the run.
+        on_step: Called with (updates done, updates in all).
+
+    Returns:
+        How many items were imitated (``rows``), figures about the choice, and the curve of the loss.
+    """
     paths, chosen = RunPaths(root), settings.policy
     targets, figures = targets_of(method, root, settings)
     vlm = Vlm.load(resolve(settings.vlm.model))
@@ -157,5 +179,3 @@ def train_policy(root: Path, method: str, settings: RunSettings, on_step: OnStep
     vlm.model.eval()
     publish_directory(paths.model(method), lambda hidden: vlm.save(hidden, version=method))
     return {"rows": len(items), **figures, "loss": curves.get("loss", [])}
-
-

@@ -1,26 +1,31 @@
-"""Stage 1 on the stores: labels from the pixels before and after each step, fine-tuning, accuracy on held-out episodes."""
+"""Stage 1 on the stores: labels from the pixels before and after each step, fine-tuning, accuracy on held-out episodes.
+
+All prepared screens are kept in memory during training, as bytes (about 28 kB each for the tiny VLM).
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
+from digiq_ray.core.errors import StoreError
 from digiq_ray.core.rng import seed_of
 from digiq_ray.core.settings import RunSettings
-from digiq_ray.learner.models import publish_directory, resolve
+from digiq_ray.learner.directories import publish_directory
+from digiq_ray.learner.models import resolve
 from digiq_ray.learner.paths import RunPaths
 from digiq_ray.learner.training import OnStep, train
 from digiq_ray.store.episodes import EpisodeStore
-from digiq_ray.vlm.finetune import (
-    ChangeExample,
-    FinetuneSettings,
-    FinetuneTrainer,
-    accuracy,
-    pixel_distance,
-)
+from digiq_ray.vlm.finetune import ChangeExample, FinetuneSettings, FinetuneTrainer, accuracy, pixel_distance
+from digiq_ray.vlm.images import Fit, decode
 from digiq_ray.vlm.model import Vlm
+
+_LONGEST_SIDE = 576
+_LARGEST_DISTANCE = 255.0**2
 
 
 def label(
@@ -33,24 +38,41 @@ def label(
     chosen = settings.finetune
     for episode in store.episodes():
         screens = [vlm.transform.prepare(step.screen) for step in episode.steps]
+        pictures = [
+            picture(step.screen, screen, vlm.transform.fit) for step, screen in zip(episode.steps, screens, strict=True)
+        ]
         history: tuple[str, ...] = ()
         aside = seed_of("held out", episode.episode_id) % 10_000 < chosen.held_out * 10_000
-        for before, after, step in zip(screens, screens[1:], episode.steps, strict=False):
+        for number, step in enumerate(episode.steps[:-1]):
             text = step.action_text or ""
-            distance = pixel_distance(picture(before), picture(after), chosen.ignore_top)
-            prefix = vlm.prefix_ids(before, episode.task.text, history)
+            distance = screen_distance(pictures[number], pictures[number + 1], chosen.ignore_top)
+            prefix = vlm.prefix_ids(screens[number], episode.task.text, history)
             distances.append(distance)
-            (held_out if aside else training).append(
-                ChangeExample(before, prefix, text, distance > chosen.threshold)
-            )
+            example = ChangeExample(screens[number], prefix, text, distance > chosen.threshold)
+            (held_out if aside else training).append(example)
             history = (*history, text)
     return training, held_out, distances
 
 
-def picture(screen: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The pixels of a prepared screen as ``[3, H, W]``, 0 to 255."""
-    pixels = screen["pixel_values"]
-    return pixels if pixels.dim() == 3 else pixels.flatten()[None, :, None].float()
+def picture(screen: bytes, prepared: dict[str, torch.Tensor], fit: Fit) -> torch.Tensor:
+    """What is compared of a screen: the whole of it and nothing else, ``[3, H, W]``, 0 to 255.
+
+    Args:
+        screen: The encoded image.
+        prepared: The same as the model takes it, which saves the work if that is a small picture of the whole screen.
+        fit: How it was prepared.
+    """
+    pixels = prepared["pixel_values"]
+    if fit is Fit.STRETCH and pixels.dtype is torch.uint8:
+        return pixels
+    image: Image.Image = decode(screen)
+    image = image.reduce(-(-max(image.size) // _LONGEST_SIDE))
+    return torch.from_numpy(np.array(image).transpose(2, 0, 1))
+
+
+def screen_distance(before: torch.Tensor, after: torch.Tensor, ignore_top: float) -> float:
+    """``pixel_distance``; the largest possible where the sizes differ (the screen was turned)."""
+    return pixel_distance(before, after, ignore_top) if before.shape == after.shape else _LARGEST_DISTANCE
 
 
 def finetune(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str, Any]:
@@ -58,10 +80,15 @@ def finetune(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str, An
 
     Returns:
         ``accuracy`` and ``majority`` (share of the commoner label) on held-out episodes, before and after, and curves.
+
+    Raises:
+        StoreError: there is no step to learn from.
     """
     paths, chosen = RunPaths(root), settings.finetune
     vlm = Vlm.load(resolve(settings.vlm.model))
     training, held_out, distances = label(EpisodeStore(paths.episodes), vlm, settings)
+    if not distances:
+        raise StoreError(f"{paths.episodes} holds no step to learn from: collect episodes first")
     measured = held_out or training
     changed = sum(example.changed for example in measured) / len(measured)
     before = accuracy(vlm, measured)

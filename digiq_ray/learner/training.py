@@ -1,7 +1,13 @@
-"""The one training loop: steps, checkpoints, figures, progress. What a step does is the trainer's business."""
+"""The one training loop: steps, checkpoints, curves, progress. What a step does is the trainer's business.
+
+A training that is killed between any two steps and started again ends with the same weights, the same optimiser state
+and the same curves as one that was not: the batch and the random numbers of a step depend on its index only, and what a
+curve sums up is part of a checkpoint. At most ``every`` steps are done twice.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +17,9 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from digiq_ray.core.errors import DigiQError
-from digiq_ray.learner.checkpoints import Checkpoints, Figures
+from digiq_ray.core.rng import seed_of
+from digiq_ray.learner.checkpoints import Checkpoints
+from digiq_ray.learner.curves import Curves, Figures
 
 OnStep = Callable[[int, int], None]
 
@@ -24,14 +32,18 @@ class Trainer(Protocol):
     """One kind of training. ``step(i)`` must depend on ``i``, the modules and the optimiser only."""
 
     steps: int
-    optimizer: torch.optim.Optimizer
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Its state is part of a checkpoint."""
+        ...
 
     def modules(self) -> dict[str, nn.Module]:
         """What a checkpoint holds."""
         ...
 
     def step(self, index: int) -> dict[str, float]:
-        """One update; returns its figures."""
+        """One update; returns its figures, the same names in each step."""
         ...
 
 
@@ -43,37 +55,43 @@ def train(
     Args:
         trainer: What to do.
         name: Tag of the metrics.
-        checkpoints, logs: Directories of checkpoints and of TensorBoard events.
+        checkpoints, logs: Directories of checkpoints and of TensorBoard events (one run in it for each ``name``).
         every: Steps between checkpoints.
         on_step: Called with (steps done, steps in all).
         points: How many points a curve has at most; each is the mean over the steps since the one before.
 
     Returns:
-        Curves: ``{figure: [[step, value], ...]}``.
+        Curves: ``{figure: [[step, value], ...]}``, up to the last step.
 
     Raises:
         TrainingDivergedError: a figure is not finite.
+        DiskFullError: no space is left for a checkpoint; the one before is whole.
+        StoreError: the newest checkpoint is broken or of another training.
     """
     kept = Checkpoints(checkpoints)
     restored = kept.restore(trainer.modules(), trainer.optimizer)
-    start, figures = (restored.step, restored.figures) if restored else (0, {})
-    stride = max(1, trainer.steps // points)
-    sums: dict[str, float] = {}
-    with SummaryWriter(str(logs)) as writer:  # type: ignore[no-untyped-call]
+    start, curves = (restored.step, restored.curves) if restored else (0, Curves.of(trainer.steps, points))
+    purge = start + 1 if restored else None  # a training that died may have written points past its checkpoint
+    with (
+        torch.random.fork_rng(devices=[]),
+        SummaryWriter(str(logs / name), purge_step=purge) as writer,
+    ):
         for index in range(start, trainer.steps):
-            for figure, value in trainer.step(index).items():
-                if value != value or value in (float("inf"), float("-inf")):
-                    raise TrainingDivergedError(
-                        f"{name}: {figure} became {value} at step {index}; lower the learning rate, or look at the data"
-                    )
-                sums[figure] = sums.get(figure, 0.0) + value / stride
+            torch.manual_seed(seed_of(name, index))  # for dropout, where a model has it
+            figures = trainer.step(index)
+            _check_finite(name, index, figures)
             done = index + 1
-            if done % stride == 0:
-                for figure, value in sums.items():
-                    figures.setdefault(figure, []).append([done, value])
-                    writer.add_scalar(f"{name}/{figure}", value, done)  # type: ignore[no-untyped-call]
-                sums = {}
-            if done % (every - every % stride or stride) == 0 and done < trainer.steps:
-                kept.save(done, trainer.modules(), trainer.optimizer, figures)
+            for figure, value in curves.add(done, figures, last=done == trainer.steps).items():
+                writer.add_scalar(f"{name}/{figure}", value, done)
+            if done % every == 0 and done < trainer.steps:
+                kept.save(done, trainer.modules(), trainer.optimizer, curves)
             on_step(done, trainer.steps)
-    return figures
+    return curves.points
+
+
+def _check_finite(name: str, index: int, figures: dict[str, float]) -> None:
+    for figure, value in figures.items():
+        if not math.isfinite(value):
+            raise TrainingDivergedError(
+                f"{name}: {figure} became {value} at step {index}; lower the learning rate, or look at the data"
+            )

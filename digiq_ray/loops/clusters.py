@@ -99,10 +99,14 @@ class SerialCluster:
         self, trainings: Sequence[tuple[Training, tuple[Any, ...]]], on_progress: OnProgress
     ) -> list[dict[str, Any]]:
         """See ``Cluster``."""
-        return [
-            training(*arguments, lambda done, total, first=first: on_progress(first * total + done, len(trainings) * total))
-            for first, (training, arguments) in enumerate(trainings)
-        ]
+        results = []
+        for number, (training, arguments) in enumerate(trainings):
+
+            def seen(done: int, total: int, before: int = number) -> None:
+                on_progress(before * total + done, len(trainings) * total)
+
+            results.append(training(*arguments, seen))
+        return results
 
     def close(self) -> None:
         """Nothing was started."""

@@ -1,7 +1,8 @@
-"""The offline recipe of Digi-Q, from first episode to scored policy. No device is touched between collecting and scoring.
+"""The offline recipe of Digi-Q, from first episode to scored policy.
 
 Collect episodes; sample candidates; teach the VLM which actions change the screen; embed; learn Q and V by TD; imitate
-the best of N; score on held-out tasks, beside the controls that say whether the gain is the critic's.
+the best of N; score on held-out tasks, beside the controls that say whether the gain is the critic's. No device is
+touched between collecting and scoring.
 """
 
 from __future__ import annotations

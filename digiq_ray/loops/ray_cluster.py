@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import ray
@@ -18,6 +19,7 @@ import ray
 from digiq_ray.core.policies import Policy
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.learner.actor import CONTROL, Learner, Training
+from digiq_ray.loops.reaper import Reaper
 from emulator_workers.environment import Environment
 from emulator_workers.pool import EmulatorPool, PoolReport
 from emulator_workers.rollout import Job
@@ -35,6 +37,10 @@ def _remote_policy(engines: Sequence[Any], model: str, temperature: float) -> Po
     return RemotePolicy(engines, model=model, temperature=temperature, deadline=_ANSWER_SECONDS)
 
 
+def _call(function: Callable[[Any], int], item: Any) -> int:
+    return function(item)
+
+
 class RayCluster:
     """A Ray cluster: the one that this process is connected to, or a local one that it starts."""
 
@@ -43,7 +49,9 @@ class RayCluster:
     def __init__(self, settings: RunSettings) -> None:
         self._settings = settings
         self._own = not ray.is_initialized()
+        self._ends = ExitStack()
         if self._own:
+            self._ends.enter_context(Reaper())
             ray.init(
                 num_cpus=max(2, os.cpu_count() or 2),
                 include_dashboard=False,
@@ -91,8 +99,8 @@ class RayCluster:
 
     def map(self, function: Callable[[Item], int], items: Sequence[Item], on_progress: OnProgress) -> int:
         """See ``Cluster``."""
-        task = ray.remote(function).options(num_cpus=1, max_retries=3)
-        waiting = [task.remote(item) for item in items]
+        task = ray.remote(_call).options(num_cpus=1, max_retries=3)
+        waiting = [task.remote(function, item) for item in items]
         total = done = 0
         while waiting:
             finished, waiting = ray.wait(waiting, num_returns=1, timeout=_POLL_SECONDS)
@@ -119,6 +127,7 @@ class RayCluster:
         self._engines, self._learners = [], []
         if self._own:
             ray.shutdown()
+        self._ends.close()
 
 
 class _Trainings:
@@ -148,9 +157,7 @@ class _Trainings:
         return [self._results[number] for number in sorted(self._results)]
 
     def _report(self) -> None:
-        asked = [
-            learner.progress.options(concurrency_group=CONTROL).remote() for _, learner in self._running.values()
-        ]
+        asked = [learner.progress.options(concurrency_group=CONTROL).remote() for _, learner in self._running.values()]
         answered, _ = ray.wait(asked, num_returns=len(asked), timeout=_POLL_SECONDS) if asked else ([], [])
         shares = []
         for reference in answered:

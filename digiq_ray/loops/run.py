@@ -29,7 +29,7 @@ _STAGES = "stages"
 
 @dataclass(frozen=True, slots=True)
 class StageRecord:
-    """What a finished stage left: seconds over all its tries that ended, rows, figures; ``skipped`` if it was done before."""
+    """What a finished stage left: seconds of the try that ended it, figures, and whether it was done before."""
 
     name: str
     seconds: float

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +55,9 @@ def lesson_loss(vlm: Vlm, rng: random.Random, size: int) -> torch.Tensor:
         for question, answer in questions(phone, rng):
             whole = vlm.prefix_ids(screen, question, ())
             asked = whole if not row else whole[-_question_length(vlm, question) :]
-            ids = vlm.answer_ids(answer)
-            row += [*asked, *vlm.act_ids(), *ids]
-            label += [_IGNORED] * (len(asked) + len(vlm.act_ids())) + ids
+            answered = vlm.answer_ids(answer)
+            row += [*asked, *vlm.act_ids(), *answered]
+            label += [_IGNORED] * (len(asked) + len(vlm.act_ids())) + answered
         rows.append(row)
         labels.append(label)
     ids, mask = pad(rows, vlm.pad_id, left=False)
@@ -80,7 +80,8 @@ def demonstrations(vlm: Vlm, rng: random.Random) -> Iterator[Demonstration]:
         while len(pool) < _POOL:
             index += 1
             task = make_task(rng.choice(sorted(KINDS)), "pretrain", index, seed=0)
-            phone, history = SimPhone(task, release=Release.TEXTBOOK), ()
+            phone = SimPhone(task, release=Release.TEXTBOOK)
+            history: tuple[str, ...] = ()
             phone.advance()
             for _ in range(task.horizon):
                 action = demonstrate(phone, rng)
@@ -105,48 +106,60 @@ def cloning_loss(vlm: Vlm, stream: Iterator[Demonstration], size: int) -> torch.
     return -logprobs.sum(1).mean()
 
 
-def pretrain(*, lessons: int, clones: int, seed: int, out: Path) -> None:
-    """Trains a tiny VLM from random weights and saves it to ``out``."""
-    torch.set_num_threads(1)
-    rng = random.Random(seed)
-    vlm = make_vlm(words(), seed=seed)
-    stream = demonstrations(vlm, rng)
+def _train(vlm: Vlm, name: str, steps: int, peak: float, loss_of: Callable[[], torch.Tensor]) -> None:
+    optimizer = torch.optim.AdamW(vlm.model.parameters(), peak, weight_decay=0.01, betas=(0.9, 0.98))
+    average = math.nan
     vlm.model.train()
-    phases = (
-        ("reading lessons", lessons, 2e-3, lambda: lesson_loss(vlm, rng, 64)),
-        ("demonstrations", clones, 1.5e-3, lambda: cloning_loss(vlm, stream, 128)),
-    )
     with Progress() as progress:
-        for name, steps, peak, loss_of in phases:
-            bar = progress.add_task(name, total=steps)
-            optimizer = torch.optim.AdamW(vlm.model.parameters(), peak, weight_decay=0.01, betas=(0.9, 0.98))
-            average = math.nan
-            for step in range(steps):
-                loss = loss_of()
-                for group in optimizer.param_groups:
-                    falling = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps))
-                    group["lr"] = peak * min(1.0, (step + 1) / 60) * falling
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(vlm.model.parameters(), 1.0)
-                optimizer.step()
-                average = float(loss) if math.isnan(average) else 0.97 * average + 0.03 * float(loss)
-                progress.update(bar, advance=1, description=f"{name} (loss {average:.3f})")
-                if step % 200 == 199:
-                    progress.console.print(f"{name}: step {step + 1} of {steps}, loss {average:.3f}", highlight=False)
+        bar = progress.add_task(name, total=steps)
+        for step in range(steps):
+            loss = loss_of()
+            for group in optimizer.param_groups:
+                falling = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps))
+                group["lr"] = peak * min(1.0, (step + 1) / 60) * falling
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(vlm.model.parameters(), 1.0)
+            optimizer.step()
+            value = float(loss.detach())
+            average = value if math.isnan(average) else 0.97 * average + 0.03 * value
+            progress.update(bar, advance=1, description=f"{name} (loss {average:.3f})")
+            if step % 200 == 199:
+                progress.console.print(f"{name}: step {step + 1} of {steps}, loss {average:.3f}", highlight=False)
     vlm.model.eval()
+
+
+def pretrain(*, lessons: int, clones: int, seed: int, out: Path, work: Path) -> None:
+    """Trains a tiny VLM from random weights and saves it to ``out``.
+
+    Args:
+        lessons, clones: Updates of the two phases.
+        seed: Decides weights, screens and demonstrations.
+        out: Where the result goes.
+        work: Where the model lies between the phases; if one is there, the lessons are skipped.
+    """
+    torch.set_num_threads(1)
+    if (work / "model.safetensors").is_file():
+        vlm = Vlm.load(work)
+    else:
+        vlm, rng = make_vlm(words(), seed=seed), random.Random(seed)
+        _train(vlm, "reading lessons", lessons, 2e-3, lambda: lesson_loss(vlm, rng, 64))
+        vlm.save(work, version="lessons")
+    stream = demonstrations(vlm, random.Random(seed + 1))
+    _train(vlm, "demonstrations", clones, 1.5e-3, lambda: cloning_loss(vlm, stream, 128))
     vlm.save(out, version="behaviour")
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lessons", type=int, default=2200, help="updates of the reading lessons")
-    parser.add_argument("--clones", type=int, default=1000, help="updates of the cloning")
+    parser.add_argument("--lessons", type=int, default=1800, help="updates of the reading lessons")
+    parser.add_argument("--clones", type=int, default=1200, help="updates of the cloning")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=SHIPPED)
+    parser.add_argument("--out", type=Path, default=SHIPPED, help="where the model goes")
+    parser.add_argument("--work", type=Path, default=Path("runs/tiny-vlm"), help="where it lies between the phases")
     given = parser.parse_args()
-    pretrain(lessons=given.lessons, clones=given.clones, seed=given.seed, out=given.out)
+    pretrain(lessons=given.lessons, clones=given.clones, seed=given.seed, out=given.out, work=given.work)
 
 
 if __name__ == "__main__":

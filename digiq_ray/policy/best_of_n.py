@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from digiq_ray.core.actions import Action
 
+_ROUNDING = 1e-9  # 0.55 - 0.50 is a little more than 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class StateCandidates:
@@ -40,11 +42,15 @@ class Choice:
 
 
 def similar(first: Action, second: Action, radius: float) -> bool:
-    """Whether two actions count as the same: equal, or touches of one type whose points lie within ``radius``."""
+    """Whether two actions count as the same: equal, or touches of one type whose points lie within ``radius``.
+
+    ``radius`` is a share of the screen, and holds for x and for y.
+    """
     if first == second:
         return True
     if first.type is not second.type or first.x is None or first.y is None or second.x is None or second.y is None:
         return False
+    radius += _ROUNDING
     close = abs(first.x - second.x) <= radius and abs(first.y - second.y) <= radius
     if first.x2 is None or first.y2 is None or second.x2 is None or second.y2 is None:
         return close
@@ -81,6 +87,9 @@ def best_of_n(
         margin: Least advantage; the paper's is 0.
         min_support: Least number of draws (see the module).
         radius: Distance within which touches count as one action.
+
+    Returns:
+        The choice. Its index is ``None`` where no candidate is valid, or the best is not better than ``margin``.
     """
     counts = support(candidates, radius)
     allowed = candidates.valid & (counts >= min_support)
@@ -96,11 +105,20 @@ def best_of_n(
 def random_candidate(candidates: StateCandidates, uniform: float) -> int | None:
     """A valid candidate drawn with the probability that the behaviour policy gave it: the control without a critic.
 
+    Where only unparsable ones were sampled, each valid candidate (the executed action) is as likely as another, so that
+    the control has an item wherever best-of-N has one.
+
     Args:
         candidates: All candidates of the state.
         uniform: A uniform number in [0, 1).
+
+    Returns:
+        Its index, or ``None`` if no candidate is valid.
     """
-    weights = np.array(candidates.counts, dtype=np.float64) * candidates.valid
-    if not weights.sum():
+    valid = candidates.valid
+    if not valid.any():
         return None
+    weights = np.array(candidates.counts, dtype=np.float64) * valid
+    if not weights.any():
+        weights = valid.astype(np.float64)
     return int(np.searchsorted(np.cumsum(weights) / weights.sum(), uniform, side="right"))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from digiq_ray.core.errors import InputError
 from digiq_ray.vlm.batching import answer_logprobs
 from digiq_ray.vlm.finetune import batches, warm_then_linear
 from digiq_ray.vlm.model import Vlm
@@ -39,9 +40,15 @@ class ImitationSettings:
 
 
 class ImitationTrainer:
-    """Trains ``vlm`` on ``items``."""
+    """Trains ``vlm`` on ``items``; which ones a step takes depends on the seed and its index only.
+
+    Raises:
+        InputError: there is no item.
+    """
 
     def __init__(self, vlm: Vlm, items: Sequence[Item], settings: ImitationSettings) -> None:
+        if not items:
+            raise InputError("there is nothing to imitate: give at least one item")
         self.vlm, self.items, self.settings, self.steps = vlm, items, settings, settings.steps
         self.vlm.model.train()
         self.optimizer = torch.optim.AdamW(
@@ -66,7 +73,7 @@ class ImitationTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(index)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.vlm.model.parameters(), self.settings.clip)
         self.optimizer.step()
         return {"loss": float(loss.detach())}

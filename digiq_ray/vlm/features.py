@@ -1,7 +1,8 @@
 """Frozen intermediate-layer features: f(s) of a state, f(s, a) of a state with a candidate action.
 
-The language model is cut after layer ``k`` and its final norm taken away, so what comes out is exactly Transformers'
-``hidden_states[k]``, and no later layer is computed. A state's prefix is run once and shared by its candidates.
+The language model is cut after layer ``k``, without its final norm unless ``k`` is its last layer, so what comes out is
+exactly Transformers' ``hidden_states[k]``, and no later layer is computed. A state's prefix is run once and shared by
+its candidates.
 
 ``f(s)`` is the hidden state where the model is about to act. ``f(s, a)`` is the hidden state at the end of the question
 whether ``a`` changes the screen and, with ``Pooling.LAST_AND_ACTION``, the mean over the action's own tokens beside it:
@@ -39,13 +40,14 @@ class FeatureExtractor:
 
     def __init__(self, vlm: Vlm, *, layer: int, pooling: Pooling) -> None:
         self.weights_hash = vlm.weights_hash
-        language = vlm.model.model.language_model
+        language = vlm.language_model
         count = len(language.layers)
         self.layer = layer if layer > 0 else count + 1 + layer
         if not 1 <= self.layer <= count:
             raise ConfigError(f"features.layer={layer}: the model has layers 1 to {count}")
         language.layers = language.layers[: self.layer]
-        language.norm = nn.Identity()
+        if self.layer < count:
+            language.norm = nn.Identity()
         self.vlm, self.pooling = vlm, pooling
 
     @property
@@ -75,8 +77,8 @@ class FeatureExtractor:
                 owners.append(owner)
                 spans.append(span)
         prefix = run_prefix(self.vlm, screens, prefixes).select(torch.tensor(owners, device=self.vlm.model.device))
-        ids, mask = (tensor.to(self.vlm.model.device) for tensor in pad(suffixes, self.vlm.pad_id, left=False))
-        hidden = run_suffix(self.vlm, prefix, ids, mask)
+        padded, mask = (tensor.to(self.vlm.model.device) for tensor in pad(suffixes, self.vlm.pad_id, left=False))
+        hidden = run_suffix(self.vlm, prefix, padded, mask)
         last = hidden[torch.arange(len(suffixes)), mask.sum(1) - 1]
         parts = [last]
         if self.pooling is Pooling.LAST_AND_ACTION:

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
-from digiq_ray.vlm.batching import Screens, answer_logprobs, pad, positions
+from digiq_ray.core.errors import ModelError
+from digiq_ray.vlm.batching import Screens, answer_logprobs, inputs, pad
 from digiq_ray.vlm.model import Vlm
 
 
@@ -44,18 +45,22 @@ def pixel_distance(before: torch.Tensor, after: torch.Tensor, ignore_top: float)
 
 def change_logits(vlm: Vlm, screens: Screens, examples: Sequence[ChangeExample]) -> torch.Tensor:
     """Logits ``[B, V]`` of the answer's first token."""
-    device = vlm.model.device
     rows = [[*example.prefix, *vlm.change_ids(example.action)[0]] for example in examples]
-    ids, mask = (tensor.to(device) for tensor in pad(rows, vlm.pad_id, left=True))
-    images = {k: v.to(device) for k, v in vlm.transform.batch(screens, vlm.model.dtype).items()}
-    where = positions(vlm, ids, mask, images)
-    out = vlm.model.model(input_ids=ids, attention_mask=mask, position_ids=where, use_cache=False, **images)
-    return torch.as_tensor(vlm.model.lm_head(out.last_hidden_state[:, -1]))
+    given = inputs(vlm, screens, *pad(rows, vlm.pad_id, left=True))
+    out = vlm.model.model(**given, use_cache=False)
+    return vlm.logits(out.last_hidden_state[:, -1])
 
 
 def answer_tokens(vlm: Vlm) -> tuple[int, int]:
-    """First token ids of "no" and "yes"."""
-    return vlm.answer_ids(vlm.template.no)[0], vlm.answer_ids(vlm.template.yes)[0]
+    """First token ids of "no" and "yes".
+
+    Raises:
+        ModelError: both answers begin with the same token, so that they could not be told apart.
+    """
+    no, yes = vlm.answer_ids(vlm.template.no)[0], vlm.answer_ids(vlm.template.yes)[0]
+    if no == yes:
+        raise ModelError(f"the tokenizer begins {vlm.template.no!r} and {vlm.template.yes!r} with the same token")
+    return no, yes
 
 
 @torch.inference_mode()
@@ -76,7 +81,7 @@ def stage1_loss(vlm: Vlm, examples: Sequence[ChangeExample], rehearsal: float) -
     no, yes = answer_tokens(vlm)
     screens = [example.screen for example in examples]
     targets = torch.tensor([yes if e.changed else no for e in examples], device=vlm.model.device)
-    loss = cross_entropy(change_logits(vlm, screens, examples).float(), targets)
+    loss = cross_entropy(change_logits(vlm, screens, examples), targets)
     if rehearsal > 0:
         prompts = [[*example.prefix, *vlm.act_ids()] for example in examples]
         logprobs, _ = answer_logprobs(vlm, screens, prompts, [vlm.answer_ids(e.action) for e in examples])
@@ -145,7 +150,7 @@ class FinetuneTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(index)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.vlm.model.parameters(), self.settings.clip)
         self.optimizer.step()
         return {"loss": float(loss.detach())}

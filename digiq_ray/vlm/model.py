@@ -1,20 +1,26 @@
 """A vision-language model with its processor, as everything above it needs it: token ids in, states out.
 
-``Vlm.load`` takes any Hugging Face id or path of an image-text-to-text model. A file ``digiq.json`` beside the weights
-(written by ``Vlm.save``) names the prompt template and the image fit; without it the standard ones are used. Weights
-are read from safetensors only.
+``Vlm.load`` takes any Hugging Face id or path of a decoder-only image-text-to-text model whose processor has a chat
+template. What differs between families (how many tokens stand for an image, where the language model sits) is asked of
+Transformers and never computed here. A file ``digiq.json`` beside the weights (written by ``Vlm.save``) names the
+prompt template and the image fit; without it the standard ones are used. Weights are read from safetensors only.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import torch
+from PIL import Image
+from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
@@ -24,6 +30,7 @@ from digiq_ray.vlm.prompts import TEMPLATES
 
 _SENTINEL = "\N{WHITE SQUARE}digiq\N{WHITE SQUARE}"
 _CARD = "digiq.json"
+_LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError, SafetensorError)
 
 
 class Vlm:
@@ -34,18 +41,31 @@ class Vlm:
         template: The prompts.
         transform: The image transform.
         version: Policy version that the weights carry (``base`` if none was saved with them).
+        end_ids: Tokens that end an answer; ``eos_id``, which training writes, is one of them.
+
+    Raises:
+        ModelError: the model or its processor cannot act on screenshots; the message says what is missing.
     """
 
     def __init__(self, model: Any, processor: Any, *, template: str, fit: Fit, version: str = "base") -> None:
+        for part in ("tokenizer", "image_processor"):
+            if getattr(processor, part, None) is None:
+                raise ModelError(f"the model's processor has no {part.replace('_', ' ')}: it cannot read screenshots")
+        if model.config.is_encoder_decoder or not hasattr(model, "model") or model.get_output_embeddings() is None:
+            raise ModelError(f"{type(model).__name__} is not supported: only decoder-only models with a language head")
         self.model, self.processor = model, processor
         self.tokenizer = processor.tokenizer
         self.template_name, self.template = template, TEMPLATES[template]
-        self.transform = ScreenTransform(processor.image_processor, fit)
+        self._accepted = frozenset(inspect.signature(model.model.forward).parameters)
+        self.transform = ScreenTransform(processor.image_processor, fit, self._accepted)
         self.version = version
+        if self.tokenizer.eos_token_id is None:
+            raise ModelError("the model's tokenizer has no end token")
         self.eos_id: int = self.tokenizer.eos_token_id
+        self.end_ids = self._end_ids()
         self.pad_id: int = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.eos_id
-        self._image_ids: dict[tuple[int, ...], list[int]] = {}
-        self._head, self._tail = self._render()
+        self._image_ids: dict[tuple[int, int], list[int]] = {}
+        self._head, self._after_image, self._tail = self._render()
         self._tokens = lru_cache(maxsize=100_000)(self._tokenize)
 
     # ---- loading and saving
@@ -55,30 +75,31 @@ class Vlm:
         """Loads an image-text-to-text model from a path or a Hugging Face id.
 
         Raises:
-            ModelError: nothing loadable is there; the message says what was tried and why it failed.
+            ModelError: nothing whole and usable is there; the message says what was tried and why it failed.
         """
-        transformers_logging.disable_progress_bar()
-        verbosity = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity_error()
-        card: dict[str, str] = {}
         path = Path(source)
-        if path.is_dir() and (path / _CARD).is_file():
-            card = json.loads((path / _CARD).read_text())
-        try:
-            processor = AutoProcessor.from_pretrained(source)
-            model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, use_safetensors=True)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelError(f"cannot load an image-text-to-text model from {str(source)!r}: {reason}") from error
-        finally:
-            transformers_logging.set_verbosity(verbosity)
-        return cls(
-            model.to(device).eval(),
-            processor,
-            template=card.get("template", "standard"),
-            fit=Fit(card.get("fit", "letterbox")),
-            version=card.get("policy_version", "base"),
-        )
+        if not path.exists() and (path.is_absolute() or str(source).startswith(".")):
+            raise ModelError(f"cannot load a model from {str(source)!r}: there is no such directory")
+        if path.is_dir() and not (path / "config.json").is_file():
+            raise ModelError(f"cannot load a model from {str(source)!r}: there is no config.json in it")
+        template, fit, version = _read_card(path)
+        with _quiet_transformers():
+            try:
+                processor = AutoProcessor.from_pretrained(source)
+                model, found = AutoModelForImageTextToText.from_pretrained(
+                    source, dtype=dtype, use_safetensors=True, output_loading_info=True
+                )
+            except _LOADING_ERRORS as error:
+                raise ModelError(
+                    f"cannot load an image-text-to-text model from {str(source)!r}: {_reason(error)}"
+                ) from error
+        absent = sorted(found["missing_keys"]) + sorted(str(key) for key in found["mismatched_keys"])
+        if absent:
+            raise ModelError(
+                f"the weights in {str(source)!r} are not whole: {len(absent)} are missing or of another shape, "
+                f"the first is {absent[0]}"
+            )
+        return cls(model.to(device).eval(), processor, template=template, fit=fit, version=version)
 
     def save(self, directory: Path, *, version: str | None = None) -> None:
         """Writes weights (safetensors), processor and prompt card; ``load`` and ``from_pretrained`` read it."""
@@ -98,56 +119,81 @@ class Vlm:
         digest = hashlib.blake2b(digest_size=8)
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    # ---- the parts of the model
+
+    @property
+    def language_model(self) -> Any:
+        """The decoder, with its ``layers`` and final ``norm``."""
+        return self.model.get_decoder()
 
     @property
     def hidden_size(self) -> int:
         """Width of the language model's hidden states."""
         return int(self.model.config.get_text_config().hidden_size)
 
+    @property
+    def has_image_positions(self) -> bool:
+        """Whether positions have three axes, for places in an image (Qwen-VL)."""
+        return hasattr(self.model.model, "get_rope_index")
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits ``[..., V]`` in float32 of last hidden states ``[..., D]``."""
+        logits = self.model.get_output_embeddings()(hidden).float()
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def token_types(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The argument that marks image tokens, for models whose image tokens attend to each other (Gemma 3)."""
+        if "token_type_ids" not in self._accepted:
+            return {}
+        return {"token_type_ids": (ids == self.model.config.image_token_id).long()}
+
     # ---- token ids
 
-    def _render(self) -> tuple[str, str]:
-        """What the chat template puts before and after the user's text (the image placeholder is in the former)."""
+    def _end_ids(self) -> tuple[int, ...]:
+        more = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None) or []
+        return tuple(dict.fromkeys([self.eos_id, *([more] if isinstance(more, int) else more)]))
+
+    def _render(self) -> tuple[str, str, str]:
+        """The chat template's text up to the image's marker, from there to the user's text, and after that."""
         content = [{"type": "image"}, {"type": "text", "text": _SENTINEL}]
         message = [{"role": "user", "content": content}]
         try:
             text = self.processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ModelError(f"the model's processor has no usable chat template: {error}") from error
-        head, found, tail = text.partition(_SENTINEL)
-        if not found or self.processor.image_token not in head:
+        except (*_LOADING_ERRORS, ArithmeticError, LookupError, jinja2.TemplateError) as error:
+            raise ModelError(f"the model's processor has no usable chat template: {_reason(error)}") from error
+        before, found, tail = text.partition(_SENTINEL)
+        names = ((owner, name) for name in ("boi_token", "image_token") for owner in (self.processor, self.tokenizer))
+        markers = (getattr(owner, name, None) for owner, name in names)
+        marker = next((marker for marker in markers if marker and marker in before), None)
+        if not found or marker is None:
             raise ModelError("the model's chat template must put the image before the text")
-        return head, tail
+        head, _, after = before.partition(marker)
+        return head + marker, after, tail
 
     def _tokenize(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _placeholder(self, screen: dict[str, torch.Tensor]) -> list[int]:
-        """Ids that stand for one image: how many depends on its size only."""
-        grid = screen.get("image_grid_thw")
-        key = tuple(grid[0].tolist()) if grid is not None else tuple(screen["pixel_values"].shape[-2:])
-        if key not in self._image_ids:
-            one = self.processor.image_token
-            if grid is not None:
-                merge = int(self.processor.image_processor.merge_size)
-                count = int(grid[0].prod()) // merge**2
-            else:
-                patch = int(self.processor.patch_size)
-                count = (key[0] // patch) * (key[1] // patch) + int(self.processor.num_additional_image_tokens)
-                count -= self.processor.vision_feature_select_strategy == "default"
-            self._image_ids[key] = list(self._tokenize(one)) * count
-        return self._image_ids[key]
+    def _head_ids(self, screen: dict[str, torch.Tensor]) -> list[int]:
+        """Ids of the template's head with those that stand for the image; they depend on the image's size only."""
+        size = screen.get("screen_size")
+        width, height = screen["pixel_values"].shape[:-3:-1] if size is None else size.tolist()
+        if (width, height) not in self._image_ids:
+            blank = Image.new("RGB", (width, height))
+            ids = list(self.processor(text=[self._head], images=[blank], add_special_tokens=False)["input_ids"][0])
+            bos = self.tokenizer.bos_token_id
+            if bos is not None and ids[0] != bos:
+                ids.insert(0, bos)
+            self._image_ids[width, height] = ids
+        return self._image_ids[width, height]
 
     def prefix_ids(self, screen: dict[str, torch.Tensor], task: str, history: tuple[str, ...]) -> list[int]:
         """Ids of the shared prefix: image, task, history."""
-        before, _, after = self._head.partition(self.processor.image_token)
-        bos = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else []
-        if bos and self._tokens(before)[:1] == tuple(bos):
-            bos = []
-        text = after + self.template.prefix_text(task, history)
-        return [*bos, *self._tokens(before), *self._placeholder(screen), *self._tokens(text)]
+        text = self._after_image + self.template.prefix_text(task, history)
+        return [*self._head_ids(screen), *self._tokens(text)]
 
     def act_ids(self) -> list[int]:
         """Ids that ask for an action."""
@@ -156,7 +202,8 @@ class Vlm:
     def change_ids(self, action: str) -> tuple[list[int], slice]:
         """Ids that ask whether ``action`` changes the screen, and where the action's own tokens are among them."""
         before, _, after = self.template.change.partition("{action}")
-        head, middle, tail = (self._tokens(part) for part in (before, " " + action if before else action, after))
+        parts = (before.rstrip(" "), " " + action if before else action, after)
+        head, middle, tail = (self._tokens(part) for part in parts)
         ids = [*head, *middle, *tail, *self._tokens(self._tail)]
         return ids, slice(len(head), len(head) + max(1, len(middle)))
 
@@ -165,10 +212,46 @@ class Vlm:
         return [*self._tokens(text), self.eos_id]
 
     def text_of(self, ids: Sequence[int]) -> str:
-        """The text of generated ids up to the end token."""
+        """The text of generated ids up to the first end token."""
         kept = list(ids)
-        if self.eos_id in kept:
-            kept = kept[: kept.index(self.eos_id)]
+        for index, token in enumerate(kept):
+            if token in self.end_ids:
+                kept = kept[:index]
+                break
         return str(self.tokenizer.decode(kept, skip_special_tokens=True)).strip()
 
 
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Transformers prints nothing inside: what matters is raised."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _reason(error: BaseException) -> str:
+    """What to tell a person about ``error``, on one line."""
+    text = str(error).strip()
+    if isinstance(error, ImportError) and "torchvision" in text.lower():
+        return "its processor needs torchvision (pip install torchvision)"
+    first = text.splitlines()[0].partition(". ")[0] if text else ""
+    return f"{type(error).__name__}: {first[:160]}" if isinstance(error, LookupError) or not first else first[:160]
+
+
+def _read_card(path: Path) -> tuple[str, Fit, str]:
+    """Prompt template, image fit and policy version that were saved with a model; the defaults if none were."""
+    card = path / _CARD
+    if not card.is_file():
+        return "standard", Fit.LETTERBOX, "base"
+    try:
+        said = json.loads(card.read_text())
+        template, fit = str(said.get("template", "standard")), Fit(said.get("fit", "letterbox"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{card} is not readable: {_reason(error)}") from error
+    if template not in TEMPLATES:
+        raise ModelError(f"{card}: no prompt template {template!r}; there are: {', '.join(TEMPLATES)}")
+    return template, fit, str(said.get("policy_version", "base"))

@@ -18,7 +18,7 @@ from digiq_ray.vlm.model import Vlm
 
 
 def draw(logits: torch.Tensor, uniform: np.ndarray, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens ``[B]`` by inverse distribution function and their log-probabilities; temperature 0 takes the likeliest."""
+    """Tokens ``[B]`` by inverse distribution function, and their log-probabilities; temperature 0 is the argmax."""
     if temperature <= 0:
         tokens = logits.argmax(-1)
         return tokens, torch.log_softmax(logits, -1).gather(-1, tokens[:, None])[:, 0]
@@ -53,14 +53,14 @@ def sample(
     row_seeds = np.array(seeds, dtype=np.uint64)[rows.numpy()]
     counters = np.tile(np.arange(samples, dtype=np.uint64) << np.uint64(20), len(prompts))
     hidden, done = state.last, torch.zeros(len(rows), dtype=torch.bool)
-    total, generated = torch.zeros(len(rows)), []
+    total, generated, ends = torch.zeros(len(rows)), [], torch.tensor(vlm.end_ids)
     for index in range(max_tokens):
-        logits = vlm.model.lm_head(hidden).float().cpu()
+        logits = vlm.logits(hidden).cpu()
         tokens, logprobs = draw(logits, uniforms(row_seeds, counters + np.uint64(index)), temperature)
         tokens = torch.where(done, torch.tensor(vlm.eos_id), tokens)
         total += torch.where(done, torch.tensor(0.0), logprobs)
         generated.append(tokens)
-        done |= tokens == vlm.eos_id
+        done |= torch.isin(tokens, ends)
         if bool(done.all()) or index == max_tokens - 1:
             break
         step = tokens[:, None].to(vlm.model.device)

@@ -11,6 +11,7 @@ from emulator_workers.simphone.style import RGB
 from emulator_workers.simphone.world import HEIGHT, WIDTH
 
 Box = tuple[float, float, float, float]
+_LONGEST_TEXT = 100
 
 
 @functools.lru_cache(maxsize=64)
@@ -51,11 +52,12 @@ class Canvas:
         self._draw.arc(self._box(box), start, end, fill=fill, width=max(1, round(width * self.scale)))
 
     def polygon(self, points: Sequence[tuple[float, float]], fill: RGB, outline: RGB | None = None) -> None:
-        """A closed polygon."""
-        self._draw.polygon([(x * self.scale, y * self.scale) for x, y in points], fill=fill, outline=outline)
+        """A closed polygon; its outline is one unit wide."""
+        scaled = [(x * self.scale, y * self.scale) for x, y in points]
+        self._draw.polygon(scaled, fill=fill, outline=outline, width=self.scale)
 
     def text(self, x: float, y: float, text: str, size: float, fill: RGB) -> None:
-        """Text with its top left corner at ``(x, y)``."""
+        """Text with its top left corner at ``(x, y)``; what cannot be on the screen any more is left out."""
         if text:
-            mask, (left, top) = _text_mask(text, size * self.scale)
+            mask, (left, top) = _text_mask(text[:_LONGEST_TEXT], size * self.scale)
             self.image.paste(fill, (round(x * self.scale) + left, round(y * self.scale) + top), mask)

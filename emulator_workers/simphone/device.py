@@ -55,6 +55,8 @@ class SimulatedDevice:
     def reset(self, level: Reset = Reset.HOME) -> Frame:
         """A fresh phone for the prepared task; every level costs the same here."""
         del level
+        if self.info is None:
+            raise SessionLost(f"{self._name}: not started; call start() first")
         if self._task is None:
             raise SessionLost(f"{self._name}: no task; call prepare(task) first")
         self._phone = SimPhone(self._task, release=self._release, style=self._style, hazards=self._hazards)

@@ -1,9 +1,11 @@
-"""The simulator's exact knowledge: the best next action, how far the goal is, and whether an action gets nearer.
+"""The simulator's knowledge: a best next action, how far the goal is, and whether an action gets nearer.
 
 For diagnosis and for the demonstrator only; nothing that trains on the tasks may ask it.
 """
 
 from __future__ import annotations
+
+import random
 
 from digiq_ray.core.actions import Action, ActionType, press, swipe, tap, type_text
 from emulator_workers.simphone.phone import CALM, Element, SimPhone
@@ -28,7 +30,11 @@ def _find(phone: SimPhone, tag: str, name: str = "") -> Action:
 
 
 def best_action(phone: SimPhone) -> Action:
-    """An optimal next action in the present state, for the release that the phone runs."""
+    """The next action of a player who knows the release and always searches for a product by its name.
+
+    It is the shortest way from the start of every task, but for two detours: a deal that happens to be the product
+    would save the search, and deep in a wrong shop the home key would save a step or two of going back.
+    """
     state, goal, textbook = phone.state, phone.task.goal, phone.release is Release.TEXTBOOK
     if state.loading:
         return WAIT
@@ -108,9 +114,26 @@ def apply(phone: SimPhone, action: Action) -> None:
             pass
 
 
-def distance(phone: SimPhone) -> int:
-    """Fewest actions to the goal on a calm phone; ``UNREACHABLE`` if there are that many or more."""
+class _Even(random.Random):
+    """Always the middle: no chance event whose probability is below one half happens."""
+
+    def random(self) -> float:
+        return 0.5
+
+
+def _without_chance(phone: SimPhone) -> SimPhone:
     ahead = phone.clone(CALM)
+    ahead.random = _Even()
+    return ahead
+
+
+def distance(phone: SimPhone) -> int:
+    """How many of the best actions lead to the goal; ``UNREACHABLE`` if that many or more.
+
+    On a calm phone, whose coming searches find the product on the first page: what chance will do counts for nothing,
+    so that the distance is a function of the state alone.
+    """
+    ahead = _without_chance(phone)
     for count in range(UNREACHABLE):
         if ahead.succeeded():
             return count
@@ -119,10 +142,10 @@ def distance(phone: SimPhone) -> int:
 
 
 def makes_progress(phone: SimPhone, action: Action | None) -> bool:
-    """Whether ``action`` brings the goal nearer, without lag and advertisements. ``None`` (unparsable) does not."""
+    """Whether ``action`` makes ``distance`` smaller. ``None`` (unparsable) and actions that end the episode do not."""
     if action is None or action.ends_episode:
         return False
-    ahead = phone.clone(CALM)
+    ahead = _without_chance(phone)
     before = distance(ahead)
     apply(ahead, action)
     return distance(ahead) < before

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from digiq_ray.core.errors import InputError
 from emulator_workers.simphone.world import APPS, WIDTH
 
 RGB = tuple[int, int, int]
@@ -55,12 +56,27 @@ LAYOUTS = ("standard", "low", "mirrored")
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """One look: names of a skin, a layout and a language, and how many days the layout has drifted."""
+    """One look: names of a skin, a layout and a language, and how many days the layout has drifted.
+
+    Raises:
+        InputError: there is no skin, layout or language of that name, or the day is negative.
+    """
 
     skin: str = "light"
     layout: str = "standard"
     language: str = "en"
     day: int = 0
+
+    def __post_init__(self) -> None:
+        for kind, name, known in (
+            ("skin", self.skin, SKINS),
+            ("layout", self.layout, LAYOUTS),
+            ("language", self.language, LANGUAGES),
+        ):
+            if name not in known:
+                raise InputError(f"no {kind} {name!r} of the simulated phone; there are: {', '.join(known)}")
+        if self.day < 0:
+            raise InputError(f"a layout drifts from day 0 on, not from day {self.day}")
 
     @property
     def colours(self) -> Skin:

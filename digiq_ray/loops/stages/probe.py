@@ -42,12 +42,21 @@ class Probe:
             str(paths.model("feature_vlm")), settings.features.layer, settings.features.pooling
         )
 
-    def look(self, states: Sequence[ActRequest]) -> list[StateView]:
-        """A view of each state; its seed decides the candidates."""
-        size = self._settings.vlm.batch
-        return [view for start in range(0, len(states), size) for view in self._batch(states[start : start + size])]
+    def look(self, states: Sequence[ActRequest], also: Sequence[str | None] | None = None) -> list[StateView]:
+        """A view of each state; its seed decides the candidates.
 
-    def _batch(self, states: Sequence[ActRequest]) -> list[StateView]:
+        Args:
+            states: The states.
+            also: For each state a text that is scored beside the candidates, if it is not one (with count 0).
+        """
+        size, extra = self._settings.vlm.batch, also or [None] * len(states)
+        return [
+            view
+            for start in range(0, len(states), size)
+            for view in self._batch(states[start : start + size], extra[start : start + size])
+        ]
+
+    def _batch(self, states: Sequence[ActRequest], also: Sequence[str | None]) -> list[StateView]:
         settings = self._settings
         vlm = self._policy
         screens = [vlm.transform.prepare(state.screen) for state in states]
@@ -62,7 +71,7 @@ class Probe:
             max_tokens=settings.vlm.max_tokens,
         )
         counts = [Counter(text for text, _ in samples) for samples in drawn]
-        texts = [sorted(one) for one in counts]
+        texts = [sorted({*one, *([] if more is None else [more])}) for one, more in zip(counts, also, strict=True)]
         of_states, of_actions = self._extractor.extract(screens, prefixes, texts)
         with torch.inference_mode():
             values = self._critic.v(of_states).tolist()

@@ -1,5 +1,7 @@
-"""Replaying episodes of simulated phones: the phone is a function of its seed and of the actions, so any moment of an
-episode can be visited again, at any scale."""
+"""Replaying episodes of simulated phones.
+
+The phone is a function of its seed and of the actions, so any moment of an episode can be visited again, at any scale.
+"""
 
 from __future__ import annotations
 

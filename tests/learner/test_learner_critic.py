@@ -1,0 +1,84 @@
+"""Training a critic from the stores: what it publishes, and what it says about itself."""
+
+import numpy as np
+import pytest
+import torch
+from small_runs import CANDIDATES, EXECUTED, make_run, make_settings
+
+from digiq_ray.core.errors import StoreError
+from digiq_ray.learner.critic import train_critic
+from digiq_ray.learner.data import FeatureIndex, tensor
+from digiq_ray.learner.models import load_critic
+
+
+def nothing(done: int, total: int) -> None:
+    """Nobody wants to know."""
+
+
+def weights(paths) -> list[torch.Tensor]:
+    return list(load_critic(paths.model("critic")).state_dict().values())
+
+
+def test_the_figures_are_those_of_the_published_critic(tmp_path):
+    paths, settings = make_run(tmp_path), make_settings()
+    seen = []
+    figures = train_critic(tmp_path, settings, lambda done, total: seen.append((done, total)))
+    index, critic = FeatureIndex.open(paths.features), load_critic(paths.model("critic"))
+    with torch.no_grad():
+        q = critic.q(tensor(index.action_view)).tolist()
+    executed = {
+        name: [round(q[index.actions[name, step, text]], 4) for step, text in enumerate(texts)]
+        for name, texts in EXECUTED.items()
+    }
+    assert figures["rows"] == 5
+    assert figures["q_success"] == executed["win"]
+    assert figures["q_failure"] == executed["cut"] + executed["stop"]
+    assert [step for step, *_ in figures["curve"]] == list(range(1, 41))
+    assert figures["td_error"] == figures["curve"][-1][1] > 0
+    assert figures["action_sensitivity"] == pytest.approx(
+        figures["variance_over_actions"] / figures["variance_over_states"]
+    )
+    assert seen[-1] == (40, 40)
+
+
+def test_the_seed_decides_the_critic(tmp_path):
+    found = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        paths = make_run(tmp_path / name)
+        train_critic(paths.root, make_settings(seed=seed), nothing)
+        found.append(weights(paths))
+    assert all(torch.equal(a, b) for a, b in zip(found[0], found[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(found[0], found[2], strict=True))
+
+
+def test_a_training_that_is_killed_and_repeated_publishes_the_same_critic(tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def kill(done: int, total: int) -> None:
+        if done == 27:
+            raise Killed
+
+    whole, killed = make_run(tmp_path / "whole"), make_run(tmp_path / "killed")
+    figures = train_critic(whole.root, make_settings(), nothing)
+    with pytest.raises(Killed):
+        train_critic(killed.root, make_settings(), kill)
+    assert not killed.model("critic").exists()
+    assert train_critic(killed.root, make_settings(), nothing) == figures
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(killed), strict=True))
+
+
+def test_the_critic_tells_a_success_from_a_time_limit(tmp_path):
+    paths = make_run(tmp_path)
+    train_critic(tmp_path, make_settings(critic={"steps": 400, "batch": 8, "width": 16, "depth": 1}), nothing)
+    index, critic = FeatureIndex.open(paths.features), load_critic(paths.model("critic"))
+    with torch.no_grad():
+        q = critic.q(tensor(index.action_view)).numpy()
+    assert q[index.actions["win", 1, "back"]] > q[index.actions["cut", 0, "home"]] + 0.2
+    assert np.isfinite(q).all()
+
+
+def test_a_state_without_candidates_is_a_typed_error(tmp_path):
+    make_run(tmp_path, {key: value for key, value in CANDIDATES.items() if key != ("win", 1)})
+    with pytest.raises(StoreError, match="episode win has no candidates"):
+        train_critic(tmp_path, make_settings(), nothing)

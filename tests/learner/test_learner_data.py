@@ -1,0 +1,118 @@
+"""From the stores to what the learner trains on."""
+
+import numpy as np
+import pytest
+import torch
+from small_runs import CANDIDATES, EXECUTED, FINGERPRINT, make_run
+
+from digiq_ray.core.actions import parse_action
+from digiq_ray.core.errors import FingerprintMismatchError, StoreError
+from digiq_ray.learner import data
+from digiq_ray.learner.data import (
+    FeatureIndex,
+    candidates_by_state,
+    frames,
+    outlines,
+    shares,
+    tensor,
+    values_of,
+)
+from digiq_ray.store.candidates import CandidateStore
+from digiq_ray.store.episodes import EpisodeStore
+from digiq_ray.store.features import FeatureKey, FeatureStore
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path)
+
+
+def frames_of(run):
+    index = FeatureIndex.open(run.features)
+    candidates = candidates_by_state(CandidateStore(run.candidates))
+    return list(frames(outlines(EpisodeStore(run.episodes)), candidates, index)), index
+
+
+def test_outlines_are_the_episodes_in_which_something_was_done(run):
+    found = {one.episode_id: one for one in outlines(EpisodeStore(run.episodes))}
+    assert list(found) == ["cut", "stop", "win"]
+    assert {name: one.actions for name, one in found.items()} == {name: EXECUTED[name] for name in found}
+    assert [(one.terminal, one.success) for one in found.values()] == [(False, False), (True, False), (True, True)]
+    assert found["win"].rewards == (0.0, 1.0)
+    assert found["cut"].task == "shop red"
+
+
+def test_candidates_come_back_with_counts_and_parsed_actions(run):
+    found = candidates_by_state(CandidateStore(run.candidates))
+    assert found.keys() == CANDIDATES.keys()
+    for key, options in found.items():
+        assert dict(zip(options.texts, options.counts, strict=True)) == {
+            text: count for text, (count, _) in CANDIDATES[key].items()
+        }
+    assert found["cut", 1].texts == ["enter", "tap red"]
+    assert found["cut", 1].actions == [parse_action("enter"), None]
+
+
+def test_a_frame_points_at_the_features_of_its_states_and_actions(run):
+    found, index = frames_of(run)
+    state_rows = {row: key for key, row in index.states.items()}
+    action_rows = {row: key for key, row in index.actions.items()}
+    cut = found[0]
+    assert [state_rows[row] for row in cut.states] == [("cut", 0), ("cut", 1), ("cut", 2)]
+    assert [action_rows[row] for row in cut.actions] == [("cut", 0, "home"), ("cut", 1, "tap red")]
+    assert {action_rows[row][2]: weight for row, weight in zip(cut.candidates[1], cut.weights[1], strict=True)} == {
+        "tap red": 0.75,
+        "enter": 0.25,
+    }
+    assert (cut.rewards, cut.terminal) == ((0.0, 0.0), False)
+
+
+def test_features_are_found_under_the_row_of_their_key(run):
+    index = FeatureIndex.open(run.features)
+    for (name, step, text), row in index.actions.items():
+        assert index.action_view.rows([row])[0, 0] == np.float32(CANDIDATES[name, step][text][1])
+
+
+def test_a_state_without_candidates_is_a_typed_error(tmp_path):
+    run = make_run(tmp_path, {key: value for key, value in CANDIDATES.items() if key != ("win", 1)})
+    with pytest.raises(StoreError, match=r"episode win has no candidates or features for .*run digiq candidates"):
+        frames_of(run)
+
+
+def test_features_of_two_models_are_refused(run):
+    other = FeatureStore.create(run.root / "other" / "states")
+    FeatureStore.create(run.root / "other" / "actions").append(
+        "0", [FeatureKey("win", 0, "back")], np.ones((1, 2), np.float32), FINGERPRINT
+    )
+    changed = type(FINGERPRINT)(model="another", layer=2, pooling="last", prompt="p", image="i")
+    other.append("0", [FeatureKey("win", 0, None)], np.ones((1, 2), np.float32), changed)
+    with pytest.raises(FingerprintMismatchError, match="model"):
+        FeatureIndex.open(run.root / "other")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_features_become_float32_tensors(tmp_path, dtype):
+    store = FeatureStore.create(tmp_path)
+    rows = np.arange(1, 7, dtype=dtype).reshape(3, 2)
+    store.append("0", [FeatureKey("e", step, None) for step in range(3)], rows, FINGERPRINT)
+    assert torch.equal(tensor(store.open()), torch.tensor([[1.0, 2], [3, 4], [5, 6]]))
+    assert torch.equal(tensor(store.open(), [2, 0]), torch.tensor([[5.0, 6], [1, 2]]))
+
+
+@pytest.mark.parametrize("block", [1, 3, 100])
+def test_values_do_not_depend_on_the_blocks_in_which_features_are_read(run, monkeypatch, block):
+    monkeypatch.setattr(data, "_BLOCK_ROWS", block)
+    view, sizes = FeatureIndex.open(run.features).action_view, []
+
+    def head(features):
+        sizes.append(len(features))
+        return features[:, 0] * 2
+
+    values = values_of(head, view)
+    assert values.tolist() == (view.rows(np.arange(len(view)))[:, 0] * 2).astype(float).tolist()
+    assert max(sizes) == min(block, len(view))
+
+
+def test_counts_become_probabilities():
+    assert shares([1, 3, 0]).tolist() == [0.25, 0.75, 0.0]
+    assert shares([0, 0]).tolist() == [0.5, 0.5]

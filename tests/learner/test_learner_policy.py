@@ -1,0 +1,163 @@
+"""Training a policy from the stores, and stage 1 before it: what they publish, and that a kill changes nothing."""
+
+import pytest
+import torch
+from small_runs import EXECUTED, make_run, make_settings, png
+
+from digiq_ray.core.errors import StoreError
+from digiq_ray.learner import policy
+from digiq_ray.learner.policy import train_policy
+from digiq_ray.learner.stage1 import finetune, label, picture, screen_distance
+from digiq_ray.store.episodes import EpisodeStore
+from digiq_ray.vlm.batching import answer_logprobs
+from digiq_ray.vlm.images import Fit
+from digiq_ray.vlm.model import Vlm
+from digiq_ray.vlm.tiny import make_vlm
+
+
+def nothing(done: int, total: int) -> None:
+    """Nobody wants to know."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    """Where a small random VLM lies."""
+    path = tmp_path_factory.mktemp("vlm")
+    make_vlm(["red", "shop"], hidden=16, layers=2, vision=16, vision_layers=1, seed=1).save(path, version="base")
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def known_critic(monkeypatch):
+    class KnownCritic:
+        def q(self, features):
+            return features[:, 0]
+
+        v = q
+
+    monkeypatch.setattr(policy, "load_critic", lambda directory: KnownCritic())
+
+
+def settings_of(model: str, **sections):
+    return make_settings(vlm={"model": model}, **sections)
+
+
+def weights(path) -> list[torch.Tensor]:
+    return list(Vlm.load(path).model.state_dict().values())
+
+
+def probability(vlm: Vlm, text: str) -> float:
+    screen = vlm.transform.prepare(png((200, 60, 10)))
+    prompt = [*vlm.prefix_ids(screen, "shop red", ("tap 0.10 0.10",)), *vlm.act_ids()]
+    with torch.no_grad():
+        logprobs, _ = answer_logprobs(vlm, [screen], [prompt], [vlm.answer_ids(text)])
+    return float(logprobs.sum().exp())
+
+
+def test_the_policy_is_published_under_its_method_and_has_learned(tmp_path, model):
+    paths, seen = make_run(tmp_path), []
+    chosen = {"steps": 60, "batch": 4, "min_support": 2, "support_radius": 0.0, "learning_rate": 5e-3}
+    figures = train_policy(
+        tmp_path, "digi_q", settings_of(model, policy=chosen), lambda done, total: seen.append((done, total))
+    )
+    trained = Vlm.load(paths.model("digi_q"))
+    assert trained.version == "digi_q"
+    assert probability(trained, "back") > 10 * probability(Vlm.load(model), "back")
+    assert (figures["rows"], figures["items"], figures["states"]) == (4, 4, 5)
+    assert figures["loss"][-1][1] < figures["loss"][0][1]
+    assert seen[-1] == (60, 60)
+
+
+def test_all_methods_make_the_same_number_of_updates(tmp_path, model):
+    make_run(tmp_path)
+    for method in ("digi_q", "random_candidate", "filtered_bc"):
+        seen = []
+        train_policy(tmp_path, method, settings_of(model), lambda done, total, s=seen: s.append(done))
+        assert seen == [1, 2, 3, 4]
+
+
+def test_a_policy_training_that_is_killed_and_repeated_publishes_the_same_weights(tmp_path, model):
+    class Killed(BaseException):
+        pass
+
+    def kill(done: int, total: int) -> None:
+        if done == 3:
+            raise Killed
+
+    whole, killed = make_run(tmp_path / "whole"), make_run(tmp_path / "killed")
+    figures = train_policy(whole.root, "digi_q", settings_of(model), nothing)
+    with pytest.raises(Killed):
+        train_policy(killed.root, "digi_q", settings_of(model), kill)
+    assert train_policy(killed.root, "digi_q", settings_of(model), nothing) == figures
+    pairs = zip(weights(whole.model("digi_q")), weights(killed.model("digi_q")), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+# Stage 1.
+
+
+def test_labels_come_from_the_pixels_before_and_after(tmp_path, model):
+    paths = make_run(tmp_path)
+    training, held_out, distances = label(EpisodeStore(paths.episodes), Vlm.load(model), settings_of(model))
+    examples = training + held_out
+    assert sorted(example.action for example in examples) == sorted(t for texts in EXECUTED.values() for t in texts)
+    assert all(example.changed for example in examples), "each screen of these episodes has another colour"
+    strict = settings_of(model, finetune={"steps": 4, "threshold": max(distances) + 1})
+    training, held_out, _ = label(EpisodeStore(paths.episodes), Vlm.load(model), strict)
+    assert not any(example.changed for example in training + held_out)
+
+
+def test_whole_episodes_are_held_out(tmp_path, model):
+    paths, vlm = make_run(tmp_path), Vlm.load(model)
+    episode_of = {text: name for name, texts in EXECUTED.items() for text in texts}
+    splits = set()
+    for share in (0.1, 0.3, 0.5, 0.7, 0.9):
+        settings = settings_of(model, finetune={"held_out": share})
+        training, held_out, _ = label(EpisodeStore(paths.episodes), vlm, settings)
+        kept, aside = ({episode_of[one.action] for one in part} for part in (training, held_out))
+        assert kept.isdisjoint(aside)
+        assert len(training) + len(held_out) == len(episode_of)
+        splits.add((len(kept), len(aside)))
+    assert any(kept and aside for kept, aside in splits), "some share splits the three episodes"
+
+
+def test_stage_1_publishes_a_model_and_measures_it_on_held_out_episodes(tmp_path, model):
+    paths = make_run(tmp_path)
+    figures = finetune(tmp_path, settings_of(model, finetune={"steps": 30, "batch": 4, "held_out": 0.5}), nothing)
+    assert Vlm.load(paths.model("feature_vlm")).version == "feature_vlm"
+    assert figures["rows"] == 5
+    assert figures["majority"] == figures["changed_share"] == 1.0
+    assert figures["accuracy"] == 1.0
+    assert figures["loss"][-1][1] < figures["loss"][0][1]
+
+
+def test_stage_1_of_no_updates_keeps_the_weights(tmp_path, model):
+    paths = make_run(tmp_path)
+    figures = finetune(tmp_path, settings_of(model, finetune={"steps": 0}), nothing)
+    assert all(torch.equal(a, b) for a, b in zip(weights(paths.model("feature_vlm")), weights(model), strict=True))
+    assert figures["loss"] == []
+    assert figures["accuracy"] == figures["accuracy_before"]
+
+
+def test_stage_1_without_a_step_is_a_typed_error(tmp_path, model):
+    EpisodeStore.create(tmp_path / "episodes")
+    with pytest.raises(StoreError, match="holds no step to learn from: collect episodes first"):
+        finetune(tmp_path, settings_of(model), nothing)
+
+
+def test_a_large_screen_is_compared_as_a_whole_at_a_quarter_of_its_size():
+    prepared = {"pixel_values": torch.zeros(3, 336, 336, dtype=torch.uint8)}
+    compared = picture(png((200, 0, 0), size=(1080, 2280)), prepared, Fit.LETTERBOX)
+    assert compared.shape == (3, 570, 270)
+    assert compared[0].unique().tolist() == [200]
+
+
+def test_a_small_picture_of_the_whole_screen_is_compared_as_it_is():
+    prepared = torch.zeros(3, 96, 96, dtype=torch.uint8)
+    assert picture(b"not read", {"pixel_values": prepared}, Fit.STRETCH) is prepared
+
+
+def test_a_screen_that_was_turned_has_changed():
+    upright, turned = torch.zeros(3, 20, 10), torch.zeros(3, 10, 20)
+    assert screen_distance(upright, turned, 0.0) == 255.0**2
+    assert screen_distance(upright, upright + 2, 0.0) == 4.0

@@ -1,0 +1,79 @@
+"""Models that stages hand to each other."""
+
+import json
+
+import pytest
+import torch
+
+from digiq_ray.core.errors import ModelError, StoreError
+from digiq_ray.critic.heads import Critic, HeadShape
+from digiq_ray.learner.models import cached_extractor, cached_vlm, load_critic, resolve, save_critic
+from digiq_ray.vlm.model import Vlm
+from digiq_ray.vlm.tiny import SHIPPED, make_vlm
+
+SHAPE = HeadShape(width=6, depth=2)
+
+
+@pytest.fixture
+def critic() -> Critic:
+    made = Critic(state_dim=3, action_dim=5, shape=SHAPE, aggregate="mean", seed=1)
+    made.q_heads.standardise.fit(torch.randn(20, 5) + 2)
+    return made
+
+
+def test_a_saved_critic_gives_the_same_values(tmp_path, critic):
+    save_critic(critic, SHAPE, tmp_path / "critic")
+    loaded = load_critic(tmp_path / "critic")
+    states, actions = torch.randn(9, 3), torch.randn(9, 5)
+    assert torch.equal(loaded.v(states), critic.v(states))
+    assert torch.equal(loaded.q(actions), critic.q(actions))
+    assert loaded.aggregate == "mean"
+    assert not loaded.training
+
+
+def test_a_missing_critic_is_a_typed_error(tmp_path):
+    with pytest.raises(StoreError, match=r"no readable critic in .*nowhere .*run digiq train-critic"):
+        load_critic(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["critic.safetensors", "critic.json"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff\x00"], ids=["empty", "list", "bytes"])
+def test_a_broken_critic_is_a_typed_error(tmp_path, critic, name, content):
+    save_critic(critic, SHAPE, tmp_path / "critic")
+    (tmp_path / "critic" / name).write_bytes(content)
+    with pytest.raises(StoreError, match="no readable critic"):
+        load_critic(tmp_path / "critic")
+
+
+def test_a_critic_whose_weights_do_not_fit_its_card_is_a_typed_error(tmp_path, critic):
+    save_critic(critic, SHAPE, tmp_path / "critic")
+    card = json.loads((tmp_path / "critic" / "critic.json").read_text())
+    (tmp_path / "critic" / "critic.json").write_text(json.dumps(card | {"width": 7}))
+    with pytest.raises(StoreError, match="no readable critic"):
+        load_critic(tmp_path / "critic")
+
+
+def test_tiny_is_the_model_that_ships_and_anything_else_is_itself():
+    assert resolve("tiny") == SHIPPED
+    assert resolve("some/model") == "some/model"
+
+
+def test_a_model_is_loaded_once_in_a_process(tmp_path):
+    make_vlm(["red"], hidden=16, layers=2, vision=16, vision_layers=1).save(tmp_path, version="v1")
+    cached_vlm.cache_clear()
+    first = cached_vlm(str(tmp_path))
+    assert isinstance(first, Vlm)
+    assert first.version == "v1"
+    assert cached_vlm(str(tmp_path)) is first
+
+
+def test_cutting_an_extractor_leaves_the_policy_of_the_same_path_whole(tmp_path):
+    make_vlm(["red"], hidden=16, layers=2, vision=16, vision_layers=1).save(tmp_path)
+    extractor, policy = cached_extractor(str(tmp_path), 1, "last"), cached_vlm(str(tmp_path))
+    assert len(extractor.vlm.model.model.language_model.layers) == 1
+    assert len(policy.model.model.language_model.layers) == 2
+
+
+def test_a_model_that_is_not_there_is_a_typed_error(tmp_path):
+    with pytest.raises(ModelError, match="cannot load"):
+        cached_vlm(str(tmp_path / "nowhere"))

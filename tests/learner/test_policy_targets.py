@@ -1,0 +1,118 @@
+"""What each method imitates: best-of-N and its controls."""
+
+import pytest
+import torch
+from small_runs import CANDIDATES, make_run, make_settings
+
+from digiq_ray.core.errors import StoreError
+from digiq_ray.learner import policy
+from digiq_ray.learner.policy import targets_of
+from digiq_ray.store.features import FeatureStore
+
+
+class KnownCritic:
+    """Reads Q and V off the features."""
+
+    def q(self, features: torch.Tensor) -> torch.Tensor:
+        return features[:, 0]
+
+    v = q
+
+
+@pytest.fixture(autouse=True)
+def known_critic(monkeypatch):
+    monkeypatch.setattr(policy, "load_critic", lambda directory: KnownCritic())
+
+
+def valid(key: tuple[str, int]) -> set[str]:
+    return {text for text in CANDIDATES[key] if text != "tap red"}
+
+
+def test_digi_q_imitates_the_best_supported_valid_candidate_that_beats_its_state(tmp_path):
+    make_run(tmp_path)
+    targets, figures = targets_of("digi_q", tmp_path, make_settings())
+    assert targets == {
+        ("cut", 0): "back",
+        ("cut", 1): "enter",
+        ("win", 0): "tap 0.10 0.10",
+        ("win", 1): "back",
+    }
+    assert figures == {"states": 5, "kept": 0.8, "positive_advantage": 0.8, "drawn_once": 0.0, "items": 4}
+
+
+def test_without_a_rule_on_support_the_rare_candidate_wins(tmp_path):
+    make_run(tmp_path)
+    settings = make_settings(policy={"min_support": 1, "support_radius": 0.0})
+    targets, figures = targets_of("digi_q", tmp_path, settings)
+    assert targets["win", 0] == "tap 0.90 0.90"
+    assert figures["drawn_once"] == 0.25
+
+
+def test_the_margin_is_that_of_the_settings(tmp_path):
+    make_run(tmp_path)
+    settings = make_settings(policy={"min_support": 2, "support_radius": 0.0, "margin": 0.25})
+    assert set(targets_of("digi_q", tmp_path, settings)[0]) == {("cut", 0), ("win", 1)}
+
+
+def test_a_random_candidate_is_imitated_in_the_same_states(tmp_path):
+    make_run(tmp_path)
+    best, _ = targets_of("digi_q", tmp_path, make_settings())
+    seen = {key: set() for key in best}
+    for seed in range(30):
+        targets, figures = targets_of("random_candidate", tmp_path, make_settings(seed=seed))
+        assert targets.keys() == best.keys()
+        assert figures["items"] == len(best)
+        for key, text in targets.items():
+            seen[key].add(text)
+    assert seen == {key: valid(key) for key in best}
+
+
+def test_the_random_candidate_is_the_same_for_the_same_seed(tmp_path):
+    make_run(tmp_path)
+    one, other = (targets_of("random_candidate", tmp_path, make_settings(seed=3))[0] for _ in range(2))
+    assert one == other
+
+
+def test_where_only_unparsable_ones_were_drawn_both_keep_the_executed_action(tmp_path):
+    make_run(tmp_path, CANDIDATES | {("stop", 0): {"complete": (0, 0.9), "tap red": (8, 1.0)}})
+    for method in ("digi_q", "random_candidate"):
+        assert targets_of(method, tmp_path, make_settings())[0]["stop", 0] == "complete"
+
+
+def test_filtered_bc_imitates_what_was_executed_in_successful_episodes(tmp_path):
+    make_run(tmp_path)
+    targets, figures = targets_of("filtered_bc", tmp_path, make_settings())
+    assert targets == {("win", 0): "tap 0.10 0.10", ("win", 1): "back"}
+    assert figures == {"items": 2}
+
+
+def test_nothing_to_imitate_is_a_typed_error(tmp_path):
+    make_run(tmp_path)
+    settings = make_settings(policy={"min_support": 2, "margin": 9.0})
+    with pytest.raises(StoreError, match=r"digi_q finds nothing to imitate: .*collect more episodes"):
+        targets_of("digi_q", tmp_path, settings)
+
+
+@pytest.mark.parametrize("method", ["digi_q", "filtered_bc"])
+def test_a_state_without_candidates_is_a_typed_error(tmp_path, method):
+    make_run(tmp_path, {key: value for key, value in CANDIDATES.items() if key != ("win", 1)})
+    with pytest.raises(StoreError, match=r"there are no candidates at \('win', 1\): run digiq candidates"):
+        targets_of(method, tmp_path, make_settings())
+
+
+def test_a_candidate_without_a_feature_is_a_typed_error(tmp_path, monkeypatch):
+    paths = make_run(tmp_path)
+    more = make_run(tmp_path / "more", CANDIDATES | {("win", 1): {"back": (7, 0.9), "wait": (1, 0.1)}})
+    more.features.rename(tmp_path / "unused")
+    paths.features.rename(more.features)
+    with pytest.raises(StoreError, match=r"there is no feature of \('win', 1, 'wait'\): run digiq embed"):
+        targets_of("digi_q", more.root, make_settings())
+
+
+def test_missing_features_are_a_typed_error(tmp_path):
+    paths = make_run(tmp_path)
+    for kind in ("states", "actions"):
+        for file in FeatureStore(paths.features / kind).path.iterdir():
+            file.unlink()
+    with pytest.raises(StoreError, match="holds no features; embed them first"):
+        targets_of("digi_q", tmp_path, make_settings())

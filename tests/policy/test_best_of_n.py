@@ -1,0 +1,127 @@
+"""Best-of-N: which candidate of a state is imitated, if any."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from digiq_ray.core.actions import parse_action
+from digiq_ray.policy.best_of_n import best_of_n, similar, support
+
+TEXTS = ["tap 0.10 0.10", "tap 0.12 0.12", "tap 0.80 0.80", "back", "type red", "swipe 0.5 0.8 0.5 0.2", "tap red", ""]
+
+drawn = st.dictionaries(st.sampled_from(TEXTS), st.integers(0, 9), min_size=1)
+
+
+def choose(candidates, q, value=0.0, *, margin=-np.inf, min_support=1, radius=0.0):
+    return best_of_n(
+        candidates,
+        np.array(q, dtype=np.float64),
+        value,
+        margin=margin,
+        min_support=min_support,
+        radius=radius,
+    )
+
+
+@given(drawn, st.data(), st.integers(1, 6), st.sampled_from([0.0, 0.05]), st.floats(-1, 1), st.floats(-1, 1))
+def test_what_is_chosen_is_the_best_of_the_valid_and_supported(
+    make_candidates, counts, data, min_support, radius, value, margin
+):
+    candidates = make_candidates(counts)
+    q = data.draw(st.lists(st.floats(-2, 2), min_size=len(counts), max_size=len(counts)))
+    choice = choose(candidates, q, value, margin=margin, min_support=min_support, radius=radius)
+    counted = support(candidates, radius)
+    valid = [i for i, action in enumerate(candidates.actions) if action is not None]
+    allowed = [i for i in valid if counted[i] >= min_support]
+    allowed = allowed or [i for i in valid if counted[i] == max(counted[j] for j in valid)]
+    if not allowed:
+        assert choice.index is None
+        return
+    best = max(q[i] for i in allowed)
+    assert choice.advantage == pytest.approx(best - value)
+    if choice.advantage <= margin:
+        assert choice.index is None
+    else:
+        assert choice.index in allowed
+        assert q[choice.index] == best
+        assert choice.support == counted[choice.index]
+
+
+@given(drawn, st.data())
+def test_the_order_of_the_candidates_does_not_matter(make_candidates, counts, data):
+    texts = data.draw(st.permutations(list(counts)))
+    q = dict(zip(counts, np.random.default_rng(0).permutation(len(counts)).tolist(), strict=True))
+    first = choose(make_candidates(counts), [q[text] for text in counts], min_support=3)
+    other = choose(make_candidates({text: counts[text] for text in texts}), [q[t] for t in texts], min_support=3)
+    chosen = None if first.index is None else list(counts)[first.index]
+    assert chosen == (None if other.index is None else texts[other.index])
+
+
+def test_the_candidate_with_the_highest_q_is_chosen(make_candidates):
+    assert choose(make_candidates({"back": 1, "home": 1, "enter": 1}), [0.1, 0.9, 0.3]).index == 1
+
+
+def test_an_unparsable_candidate_is_never_chosen(make_candidates):
+    choice = choose(make_candidates({"tap nowhere": 9, "back": 1}), [5.0, 0.0], min_support=3)
+    assert choice.index == 1
+
+
+def test_nothing_is_chosen_where_nothing_is_valid(make_candidates):
+    choice = choose(make_candidates({"tap nowhere": 9, "": 3}), [5.0, 0.0])
+    assert (choice.index, choice.support) == (None, 0)
+
+
+@pytest.mark.parametrize(("margin", "index"), [(0.19, 0), (0.21, None)])
+def test_the_advantage_must_exceed_the_margin(make_candidates, margin, index):
+    choice = choose(make_candidates({"back": 1}), [0.7], 0.5, margin=margin)
+    assert choice.index == index
+    assert choice.advantage == pytest.approx(0.2)
+
+
+def test_an_advantage_equal_to_the_margin_is_not_enough(make_candidates):
+    assert choose(make_candidates({"back": 1}), [0.5], 0.5, margin=0.0).index is None
+
+
+def test_a_candidate_that_was_drawn_too_rarely_is_left_out(make_candidates):
+    candidates = make_candidates({"back": 2, "home": 3})
+    assert choose(candidates, [0.9, 0.1], min_support=3).index == 1
+    assert choose(candidates, [0.9, 0.1], min_support=2).index == 0
+
+
+def test_where_all_are_rare_the_most_frequent_valid_one_is_kept(make_candidates):
+    candidates = make_candidates({"back": 1, "home": 2, "tap nowhere": 13})
+    assert choose(candidates, [0.9, 0.1, 0.5], min_support=3).index == 1
+
+
+def test_an_executed_action_that_was_never_drawn_again_can_be_kept(make_candidates):
+    choice = choose(make_candidates({"back": 0, "": 16}), [0.9, 0.1], min_support=3)
+    assert (choice.index, choice.support) == (0, 0)
+
+
+def test_touches_within_the_radius_support_each_other(make_candidates):
+    candidates = make_candidates({"tap 0.10 0.10": 2, "tap 0.12 0.12": 2, "tap 0.80 0.80": 3})
+    assert support(candidates, 0.05).tolist() == [4, 4, 3]
+    assert support(candidates, 0.0).tolist() == [2, 2, 3]
+    assert choose(candidates, [0.9, 0.1, 0.5], min_support=3, radius=0.05).index == 0
+    assert choose(candidates, [0.9, 0.1, 0.5], min_support=3, radius=0.0).index == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "alike"),
+    [
+        ("tap 0.50 0.50", "tap 0.55 0.45", True),
+        ("tap 0.50 0.50", "tap 0.56 0.50", False),
+        ("tap 0.50 0.50", "long_press 0.50 0.50", False),
+        ("swipe 0.50 0.80 0.50 0.20", "swipe 0.52 0.80 0.50 0.22", True),
+        ("swipe 0.50 0.80 0.50 0.20", "swipe 0.50 0.80 0.50 0.40", False),
+        ("swipe 0.50 0.80 0.50 0.20", "swipe 0.80 0.80 0.50 0.20", False),
+        ("type red", "type red", True),
+        ("type red", "type green", False),
+        ("back", "back", True),
+        ("back", "home", False),
+    ],
+)
+def test_actions_are_alike_by_type_and_place(first, second, alike):
+    assert similar(parse_action(first), parse_action(second), 0.05) == alike
+    assert similar(parse_action(second), parse_action(first), 0.05) == alike
