@@ -105,7 +105,7 @@ class EvaluateSettings(Section):
     episodes: int = Field(400, ge=1, description="test tasks, one episode each for every policy")
     temperature: float = Field(1.0, gt=0, description="sampling temperature of the main figure")
     greedy: bool = Field(True, description="score the likeliest action too")
-    ranking_states: int = Field(300, ge=0, description="held-out states on which the critic's ranking is checked")
+    ranking_states: int = Field(300, ge=1, description="held-out states on which the critic's ranking is checked")
 
 
 class LearnerSettings(Section):

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import ray
 
+from digiq_ray.core.errors import WorkerLostError
 from digiq_ray.core.policies import Policy
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.learner.actor import CONTROL, Learner, Training
@@ -151,7 +152,12 @@ class _Trainings:
             finished, _ = ray.wait(list(self._running), num_returns=1, timeout=_POLL_SECONDS)
             for reference in finished:
                 number, learner = self._running.pop(reference)
-                self._results[number] = ray.get(reference, timeout=_ANSWER_SECONDS)
+                try:
+                    self._results[number] = ray.get(reference, timeout=_ANSWER_SECONDS)
+                except ray.exceptions.RayActorError as error:
+                    raise WorkerLostError(
+                        "a learner died more often than it may be started again; look at the memory of this machine"
+                    ) from error
                 self._free.append(learner)
             self._report()
         return [self._results[number] for number in sorted(self._results)]

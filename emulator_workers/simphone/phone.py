@@ -71,6 +71,7 @@ class State:
     ad_page: bool = False
     not_responding: bool = False
     loading: bool = False
+    loading_seen: bool = False
     focused: bool = False
     typed: str = ""
     shop: str = ""
@@ -209,6 +210,9 @@ class SimPhone:
         """Lets one frame of time pass: animations move, pages load, advertisements pop up."""
         state = self.state
         state.frame += 1
+        if state.loading and state.loading_seen:
+            state.loading = False
+        state.loading_seen = state.loading
         state.animation = self.random.randrange(8)
         free = state.ad is None and not state.ad_page and not state.not_responding
         if self.random.random() < self.hazards.ad and free:

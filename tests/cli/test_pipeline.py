@@ -66,9 +66,7 @@ def test_a_missing_model_is_named(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert "none" in _line(capsys)
 
 
-def test_dry_run_prints_the_configuration_and_does_nothing(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_dry_run_prints_the_configuration_and_does_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["demo", "--dry-run", "--seed", "7", "--out", str(tmp_path / "run")]) == 0
     assert "seed: 7" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()

@@ -56,7 +56,8 @@ def candidates(run: Run, cluster: Cluster, on_progress: OnProgress) -> dict[str,
         seed=settings.seed,
     )
     shards = make_shards(sorted(EpisodeStore(paths.episodes).episode_ids()), SHARD_EPISODES)
-    left = [shard for shard in shards if shard.name not in store.shards()]
+    done = store.shards()
+    left = [shard for shard in shards if shard.name not in done]
     cluster.map(functools.partial(sample_shard, work), left, on_progress)
     table = store.table(["episode_id", "step", "valid", "multiplicity"])
     states = len(table.group_by(["episode_id", "step"]).aggregate([]))

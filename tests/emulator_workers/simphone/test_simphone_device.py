@@ -9,7 +9,7 @@ from emulator_workers.devices.base import ActionRejected, DeviceUnreachable, Key
 from emulator_workers.environment import TaskAware
 from emulator_workers.faults import Fault, FaultKind, FaultPlan, FaultyDevice
 from emulator_workers.simphone.device import SimulatedDevice
-from emulator_workers.simphone.phone import CALM
+from emulator_workers.simphone.phone import CALM, Hazards
 from emulator_workers.simphone.style import HELD_OUT
 from emulator_workers.simphone.tasks import build
 from emulator_workers.simphone.world import HEIGHT, WIDTH, Release
@@ -141,3 +141,18 @@ def test_a_wrong_frame_on_request_is_the_one_before():
     first = device.reset().image
     assert device.screenshot().image == first
     assert device.screenshot().image != first
+
+
+def test_a_page_that_loads_is_there_after_one_frame_of_waiting() -> None:
+    task = next(task for task in build("webshop", "train", 50) if task.kind == "go")
+    device = SimulatedDevice(hazards=Hazards(ad=0.0, lag=0.0, slow=1.0, not_responding=0.0))
+    device.start()
+    device.prepare(task)
+    device.reset()
+    for tag, name in (("app", "browser"), ("shop", task.goal["shop"])):
+        element = next(e for e in device.phone.elements() if (e.tag, e.name) == (tag, name))
+        device.tap(*element.centre)
+        device.screenshot()
+    assert device.phone.state.loading
+    device.screenshot()
+    assert not device.phone.state.loading and device.phone.state.screen == "shop"
