@@ -112,6 +112,9 @@ class LearnerSettings(Section):
     """The central learner."""
 
     processes: int = Field(2, ge=1, description="learner actors; several policies train at once")
+    stall_seconds: float = Field(
+        1800.0, gt=0, description="a training or bulk stage that moves nothing for so long fails"
+    )
     checkpoint_every: int = Field(50, ge=1, description="updates between checkpoints")
 
 

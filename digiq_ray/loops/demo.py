@@ -11,7 +11,7 @@ from digiq_ray.core.settings import RunSettings
 from digiq_ray.evaluation.html import render_report
 from digiq_ray.loops.clusters import Cluster, OnProgress, SerialCluster
 from digiq_ray.loops.memory import PeakMemory
-from digiq_ray.loops.offline import RECIPE, Stage, carry_out, offline
+from digiq_ray.loops.offline import RECIPE, Stage, carry_out, offline, require_earlier
 from digiq_ray.loops.reporting import build_report
 from digiq_ray.loops.run import Run, StageRecord
 from digiq_ray.loops.stages.strips import film_strips
@@ -64,8 +64,9 @@ def whole_run(command: str, root: Path, settings: RunSettings, *, serial: bool, 
 
 def one_stage(name: str, root: Path, settings: RunSettings, *, serial: bool, show: Show) -> dict[str, Any]:
     """Carries out one stage and returns its record."""
-    run = Run(root, settings)
     stage = next(one for one in RECIPE if one.name == name)
+    require_earlier(stage, root)
+    run = Run(root, settings)
     with run.lock():
         cluster = _cluster(settings, serial)
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from digiq_ray.core.errors import InputError
@@ -16,7 +17,7 @@ from digiq_ray.learner.critic import train_critic
 from digiq_ray.learner.policy import train_policy
 from digiq_ray.learner.stage1 import finetune
 from digiq_ray.loops.clusters import Cluster, OnProgress
-from digiq_ray.loops.run import Run, StageRecord
+from digiq_ray.loops.run import Run, StageRecord, is_done
 from digiq_ray.loops.stages.data import candidates, collect, embed
 from digiq_ray.loops.stages.ranking import rank
 from digiq_ray.loops.stages.score import evaluate
@@ -83,13 +84,18 @@ def offline(run: Run, cluster: Cluster, watch: Watch, on_stage: OnStage) -> dict
     return records
 
 
+def require_earlier(stage: Stage, root: Path) -> None:
+    """Raises ``InputError`` if an earlier stage of the run in ``root`` is not done, naming the first."""
+    for earlier in RECIPE[: RECIPE.index(stage)]:
+        if not is_done(root, earlier.name):
+            raise InputError(f"{root} has no finished stage {earlier.name}: run digiq {earlier.name} first")
+
+
 def carry_out(stage: Stage, run: Run, cluster: Cluster, watch: Watch) -> StageRecord:
     """One stage, if it is not done.
 
     Raises:
         InputError: an earlier stage of the run is not done.
     """
-    for earlier in RECIPE[: RECIPE.index(stage)]:
-        if run.record(earlier.name) is None:
-            raise InputError(f"{run.root} has no finished stage {earlier.name}: run digiq {earlier.name} first")
+    require_earlier(stage, run.root)
     return run.stage(stage.name, lambda: stage.work(run, cluster, watch(stage)))

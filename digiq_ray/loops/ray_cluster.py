@@ -20,6 +20,7 @@ from digiq_ray.core.errors import WorkerLostError
 from digiq_ray.core.policies import Policy
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.learner.actor import CONTROL, Learner, Training
+from digiq_ray.loops.patience import Patience
 from digiq_ray.loops.reaper import Reaper
 from emulator_workers.environment import Environment
 from emulator_workers.pool import EmulatorPool, PoolReport
@@ -103,7 +104,9 @@ class RayCluster:
         task = ray.remote(_call).options(num_cpus=1, max_retries=3)
         waiting = [task.remote(function, item) for item in items]
         total = done = 0
+        patience = Patience(f"a bulk stage of {len(items)} shards", self._settings.learner.stall_seconds)
         while waiting:
+            patience.look(done)
             finished, waiting = ray.wait(waiting, num_returns=1, timeout=_POLL_SECONDS)
             total += sum(ray.get(finished, timeout=_ANSWER_SECONDS))
             done += len(finished)
@@ -119,7 +122,7 @@ class RayCluster:
             num_cpus=0, max_restarts=3, max_task_retries=3
         )
         self._learners += [hire.remote() for _ in range(wanted - len(self._learners))]
-        return _Trainings(self._learners, trainings, on_progress).run()
+        return _Trainings(self._learners, trainings, on_progress, self._settings.learner.stall_seconds).run()
 
     def close(self) -> None:
         """Ends engines and learners, and Ray if it was started here."""
@@ -135,9 +138,14 @@ class _Trainings:
     """Hands trainings to learners as they become free, and adds up their progress."""
 
     def __init__(
-        self, learners: Sequence[Any], trainings: Sequence[tuple[Training, tuple[Any, ...]]], on_progress: OnProgress
+        self,
+        learners: Sequence[Any],
+        trainings: Sequence[tuple[Training, tuple[Any, ...]]],
+        on_progress: OnProgress,
+        stall_seconds: float,
     ) -> None:
         self._trainings, self._on_progress = trainings, on_progress
+        self._patience = Patience("training", stall_seconds)
         self._free = list(learners)
         self._left = list(range(len(trainings)))
         self._running: dict[Any, tuple[int, Any]] = {}
@@ -173,4 +181,6 @@ class _Trainings:
                 continue
             shares.append(done / total if total else 0.0)
         whole = 1000 * len(self._trainings)
-        self._on_progress(1000 * len(self._results) + round(1000 * sum(shares)), whole)
+        done = 1000 * len(self._results) + round(1000 * sum(shares))
+        self._patience.look(done)
+        self._on_progress(done, whole)

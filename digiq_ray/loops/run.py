@@ -24,7 +24,14 @@ from digiq_ray.learner.paths import RunPaths
 from digiq_ray.store.manifest import read_json, write_json
 from digiq_ray.store.publish import replace
 
-_STAGES = "stages"
+
+def _record_path(root: Path, name: str) -> Path:
+    return root / "stages" / f"{name}.json"
+
+
+def is_done(root: Path, name: str) -> bool:
+    """Whether stage ``name`` of the run in ``root`` has left its record."""
+    return _record_path(root, name).is_file()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +103,9 @@ class Run:
 
     def record(self, name: str) -> StageRecord | None:
         """What stage ``name`` left, if it is done."""
-        path = self.root / _STAGES / f"{name}.json"
-        if not path.is_file():
+        if not is_done(self.root, name):
             return None
-        kept = read_json(path)
+        kept = read_json(_record_path(self.root, name))
         return StageRecord(name, kept["seconds"], kept["figures"], skipped=True)
 
     def stage(self, name: str, work: Callable[[], dict[str, Any]]) -> StageRecord:
@@ -110,8 +116,9 @@ class Run:
         began = time.monotonic()
         figures = work()
         seconds = round(time.monotonic() - began, 2)
-        (self.root / _STAGES).mkdir(exist_ok=True)
-        write_json(self.root / _STAGES / f"{name}.json", {"seconds": seconds, "figures": figures})
+        path = _record_path(self.root, name)
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, {"seconds": seconds, "figures": figures})
         return StageRecord(name, seconds, figures, skipped=False)
 
     def write_report(self, report: dict[str, Any], page: str) -> None:

@@ -92,7 +92,8 @@ def test_a_full_disk_is_one_line_and_loses_nothing(small_disk: Path) -> None:
     )
     assert done.returncode == 2, done.stderr
     lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and "no space is left" in lines[0]
+    assert len(lines) == 1
+    assert "no space is left" in lines[0]
     subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
     again = subprocess.run(
         [sys.executable, "-m", "digiq_ray.cli.main", *words, *sets], capture_output=True, text=True, timeout=120

@@ -33,7 +33,7 @@ SMALL = [
     "devices.slots=8",
     "learner.checkpoint_every=2",
 ]
-DEADLINE = 150.0
+DEADLINE = 300.0
 
 
 def small_settings(*more: str) -> RunSettings:

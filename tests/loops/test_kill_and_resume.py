@@ -10,7 +10,7 @@ import psutil
 import pytest
 from small_recipe import finish, kill_tree, report_of, rows_of, start, wait_for
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_a_killed_run_is_continued_to_the_same_result(unbroken: Path, tmp_path: 
     assert report_of(root)["policies"] == report_of(unbroken)["policies"]
 
 
-def _ray_process(process: "os.PathLike[str] | object", name: str) -> psutil.Process | None:
+def _ray_process(process: os.PathLike[str] | object, name: str) -> psutil.Process | None:
     assert hasattr(process, "pid")
     for child in psutil.Process(process.pid).children(recursive=True):
         try:

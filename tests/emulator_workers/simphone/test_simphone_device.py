@@ -155,4 +155,5 @@ def test_a_page_that_loads_is_there_after_one_frame_of_waiting() -> None:
         device.screenshot()
     assert device.phone.state.loading
     device.screenshot()
-    assert not device.phone.state.loading and device.phone.state.screen == "shop"
+    assert not device.phone.state.loading
+    assert device.phone.state.screen == "shop"

@@ -1,0 +1,36 @@
+"""What the README tells people to type exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from digiq_ray.cli.main import COMMANDS, LazyGroup
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SHOWN = re.findall(r"^\s*(?:\$ )?(?:\.venv/bin/)?digiq ([a-z-]+.*)$", README, re.MULTILINE)
+
+
+def test_the_readme_shows_commands() -> None:
+    assert len(SHOWN) >= 3
+
+
+@pytest.mark.parametrize("words", SHOWN)
+def test_a_command_of_the_readme_is_understood(words: str, tmp_path: Path) -> None:
+    command = [*words.partition("#")[0].split(), "--dry-run", "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(LazyGroup(table=COMMANDS), command)
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"`?make ([a-z-]+)", README))))
+def test_a_make_target_of_the_readme_exists(target: str) -> None:
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([\w./-]+)\)", README))))
+def test_a_link_of_the_readme_leads_somewhere(path: str) -> None:
+    assert (ROOT / path).exists()
