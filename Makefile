@@ -29,7 +29,7 @@ demo: $(STAMP) ## Runs the whole recipe on simulated phones
 	@$(BIN)/digiq demo $(ARGS)
 
 test: $(STAMP) ## Runs the tests
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile tests $(ARGS)
 
 lint: $(STAMP) ## Checks style, format, types and import rules
 	@$(BIN)/ruff check .

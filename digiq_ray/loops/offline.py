@@ -70,11 +70,7 @@ OnStage = Callable[[Stage, StageRecord], None]
 def offline(run: Run, cluster: Cluster, watch: Watch, on_stage: OnStage) -> dict[str, StageRecord]:
     """Carries out every stage that is not done yet.
 
-    Args:
-        run: Where, and with which settings.
-        cluster: What to run on.
-        watch: Gives the progress callback of a stage that begins.
-        on_stage: Called with each stage that is done.
+    ``watch`` gives the progress callback of a stage that begins; ``on_stage`` is told of each that is done.
     """
     records: dict[str, StageRecord] = {}
     for stage in RECIPE:
