@@ -10,6 +10,8 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
+import torch
+
 from digiq_ray.core.policies import Policy
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.learner.models import cached_vlm
@@ -62,11 +64,12 @@ def _local_policy(model: str, temperature: float, max_tokens: int, batch: int) -
 
 
 class SerialCluster:
-    """Everything in this process, one thing after another."""
+    """Everything in this process, one thing after another, in one thread: models this small lose by more."""
 
     name = "serial"
 
     def __init__(self, settings: RunSettings) -> None:
+        torch.set_num_threads(1)
         self._settings = settings
 
     def play(
