@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import ray
+import torch
 
 from digiq_ray.core.errors import WorkerLostError
 from digiq_ray.core.policies import Policy
@@ -49,6 +50,7 @@ class RayCluster:
     name = "ray"
 
     def __init__(self, settings: RunSettings) -> None:
+        torch.set_num_threads(1)
         self._settings = settings
         self._own = not ray.is_initialized()
         self._ends = ExitStack()
