@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from digiq_ray.core.errors import DiskFullError, StoreError, error_chain, is_disk_full
-from digiq_ray.store.directory import LocalDirectory
+from digiq_ray.store.local import LocalDirectory
 
 # How libraries that are written in Rust (safetensors, tokenizers) say it: as text, in exceptions of their own.
 _RUST_NO_SPACE = tuple(f"(os error {code})" for code in (errno.ENOSPC, errno.EDQUOT))

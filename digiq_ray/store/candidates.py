@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from digiq_ray.core.actions import Action
 from digiq_ray.core.errors import InputError
-from digiq_ray.store.directory import LocalDirectory, StorePath, check_shard_name
+from digiq_ray.store.directory import StorePath, check_shard_name, create_directory, open_directory
 from digiq_ray.store.schema import ACTION_FIELDS, action_columns, make_schema, row_action, rows_to_table
 from digiq_ray.store.segmented import SegmentedTable
 from digiq_ray.store.segments import SUFFIX, write_segment
@@ -98,13 +98,13 @@ class CandidateStore:
     """
 
     def __init__(self, path: StorePath) -> None:
-        self._directory = LocalDirectory.open(path)
+        self._directory = open_directory(path)
         self._table = SegmentedTable(directory=self._directory, schema=CANDIDATE_SCHEMA, name_pattern=re.compile(".+"))
 
     @classmethod
     def create(cls, path: StorePath) -> Self:
         """Opens the store at ``path``, making its directory if it is missing."""
-        return cls(LocalDirectory.create(path).path)
+        return cls(create_directory(path).path)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self.path),)

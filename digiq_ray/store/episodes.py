@@ -20,7 +20,7 @@ from ulid import ULID
 
 from digiq_ray.core.episodes import Episode, StopReason
 from digiq_ray.core.errors import StoreError
-from digiq_ray.store.directory import LocalDirectory, StorePath
+from digiq_ray.store.directory import StorePath, create_directory, open_directory
 from digiq_ray.store.schema import EPISODE_SCHEMA, episode_to_rows, rows_to_episode, rows_to_table
 from digiq_ray.store.segmented import SegmentedTable
 from digiq_ray.store.segments import SUFFIX, Segment, write_segment
@@ -62,7 +62,7 @@ class EpisodeStore:
     """
 
     def __init__(self, path: StorePath, *, snapshot: Snapshot | None = None) -> None:
-        self._directory = LocalDirectory.open(path)
+        self._directory = open_directory(path)
         self._snapshot = snapshot
         self._hashes: dict[str, str] = {}
         self._table = SegmentedTable(
@@ -80,7 +80,7 @@ class EpisodeStore:
     @classmethod
     def create(cls, path: StorePath) -> Self:
         """Opens the store at ``path``, making its directory if it is missing."""
-        return cls(LocalDirectory.create(path).path)
+        return cls(create_directory(path).path)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (type(self), str(self.path), self._snapshot)

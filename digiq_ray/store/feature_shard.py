@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from digiq_ray.core.errors import InputError, StoreError
-from digiq_ray.store.directory import LocalDirectory
+from digiq_ray.store.directory import Directory
 from digiq_ray.store.fingerprint import Fingerprint
 from digiq_ray.store.schema import SHARD_KEY, check_columns, check_kind, check_shard, make_schema, rows_to_table
 
@@ -57,7 +57,7 @@ class MappedShard:
         offset: Where the features start in the mapping, in bytes.
     """
 
-    directory: LocalDirectory
+    directory: Directory
     name: str
     mapped: mmap.mmap
     fingerprint: Fingerprint
@@ -135,13 +135,13 @@ def write_batch(file: BinaryIO, batch: Any) -> None:
         writer.write_batch(batch)
 
 
-def read_fingerprint(directory: LocalDirectory, name: str) -> Fingerprint:
+def read_fingerprint(directory: Directory, name: str) -> Fingerprint:
     """The fingerprint of a shard; raises ``StoreError`` if the file is broken."""
     with directory.mapping(name) as mapped:
         return _fingerprint(pa.ipc.open_file(pa.py_buffer(mapped)).schema, name)
 
 
-def map_shard(directory: LocalDirectory, name: str) -> MappedShard:
+def map_shard(directory: Directory, name: str) -> MappedShard:
     """Maps a shard; raises ``StoreError`` if the file is broken or not a shard of features."""
     with directory.mapping(name) as mapped:
         whole = pa.py_buffer(mapped)

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from digiq_ray.core.errors import StoreError
-from digiq_ray.store.directory import LocalDirectory, StorePath, check_shard_name
+from digiq_ray.store.directory import StorePath, check_shard_name, create_directory, open_directory
 from digiq_ray.store.feature_shard import (
     SUFFIX,
     FeatureKey,
@@ -103,12 +103,12 @@ class FeatureStore:
     """
 
     def __init__(self, path: StorePath) -> None:
-        self._directory = LocalDirectory.open(path)
+        self._directory = open_directory(path)
 
     @classmethod
     def create(cls, path: StorePath) -> Self:
         """Opens the store at ``path``, making its directory if it is missing."""
-        return cls(LocalDirectory.create(path).path)
+        return cls(create_directory(path).path)
 
     @property
     def path(self) -> Path:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from digiq_ray.core.errors import StoreError
-from digiq_ray.store.directory import LocalDirectory
+from digiq_ray.store.directory import Directory
 from digiq_ray.store.segments import SUFFIX, Segment, read_footer, read_group, read_rows
 
 _CACHED_GROUPS = 256  # of about 1 MiB each, see segments.py
@@ -39,7 +39,7 @@ class SegmentedTable:
     def __init__(
         self,
         *,
-        directory: LocalDirectory,
+        directory: Directory,
         schema: Any,
         name_pattern: re.Pattern[str],
         only: frozenset[str] | None = None,

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from digiq_ray.store.directory import LocalDirectory
+from digiq_ray.store.directory import Directory
 from digiq_ray.store.schema import SHARD_KEY, check_columns, check_kind, check_shard
 
 EPISODE_IDS_KEY = b"digiq.episode_ids"
@@ -78,7 +78,7 @@ def write_segment(file: BinaryIO, tables: Sequence[tuple[str, Any]], schema: Any
         writer.add_key_value_metadata(footer if shard is None else footer | {SHARD_KEY: shard.encode()})
 
 
-def read_footer(directory: LocalDirectory, name: str, schema: Any) -> Segment:
+def read_footer(directory: Directory, name: str, schema: Any) -> Segment:
     """Reads the footer of a segment; raises ``StoreError`` if it is broken or holds something else than ``schema``."""
     with directory.reading(name) as file:
         parquet = pq.ParquetFile(file)
@@ -103,14 +103,14 @@ def read_footer(directory: LocalDirectory, name: str, schema: Any) -> Segment:
         return Segment(name, episode_ids, offsets, groups)
 
 
-def read_rows(directory: LocalDirectory, name: str, columns: Sequence[str] | None = None) -> Any:
+def read_rows(directory: Directory, name: str, columns: Sequence[str] | None = None) -> Any:
     """All rows of a segment as a ``pa.Table``, in their order."""
     with directory.reading(name) as file:
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
         return parquet.read(columns=None if columns is None else list(columns))
 
 
-def read_group(directory: LocalDirectory, name: str, group: int) -> Any:
+def read_group(directory: Directory, name: str, group: int) -> Any:
     """One row group of a segment as a ``pa.Table``."""
     with directory.reading(name) as file:
         return pq.ParquetFile(file, page_checksum_verification=True).read_row_group(group)

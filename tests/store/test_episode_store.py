@@ -16,7 +16,7 @@ from ulid import ULID
 from digiq_ray.core.episodes import Episode, StopReason
 from digiq_ray.core.errors import DiskFullError, InputError, StoreError
 from digiq_ray.store import segmented
-from digiq_ray.store.directory import LocalDirectory
+from digiq_ray.store.directory import Directory
 from digiq_ray.store.episodes import EpisodeStore
 from digiq_ray.store.schema import EPISODE_SCHEMA
 from digiq_ray.store.segments import Segment, read_footer
@@ -39,7 +39,7 @@ def footers_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the segments whose footers are read from now on."""
     names: list[str] = []
 
-    def counted(directory: LocalDirectory, name: str, schema: object) -> Segment:
+    def counted(directory: Directory, name: str, schema: object) -> Segment:
         names.append(name)
         return read_footer(directory, name, schema)
 
