@@ -14,6 +14,9 @@ class TaskSettings(Section):
 
     set: Literal["general", "webshop"] = Field("general", description="task set of the simulated phone")
     release: Literal["updated", "textbook"] = Field("updated", description="software that the simulated phones run")
+    held_out: Literal["test", "validation"] = Field(
+        "test", description="what is scored: test tasks, or (to choose settings by) training tasks kept aside"
+    )
 
 
 class DeviceSettings(Section):

@@ -17,7 +17,7 @@ class Task:
         task_id: Unique and stable, for instance ``general/test/00012``.
         text: The goal as the agent reads it.
         horizon: Largest number of actions.
-        split: ``train`` or ``test``.
+        split: ``train`` or ``test``; ``practice`` and ``validation`` are two parts of ``train``.
         kind: A label for break-downs in reports (site, app, difficulty).
         goal: What a simulated device and the oracle judge need, for instance ``{"kind": "alarm", "hour": "7"}``.
         seed: Seed of the simulated device that the task starts on; ignored by real devices.

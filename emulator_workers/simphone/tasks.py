@@ -1,9 +1,10 @@
 """Two task sets on the simulated phone, as in the paper: *general* (short) and *webshop* (long, three difficulties).
 
 Train and test differ in their items (notes, hours with their wordings, products, apps) *and* in their wordings, so no
-test goal occurs in training. The ``pretrain`` split, for the demonstrator of the tiny VLM on the textbook release only,
-has all items in the training's wordings. A task also fixes the seed of its phone: shuffled shops and results,
-advertisements, lag.
+test goal occurs in training. For choosing settings without a look at test tasks, the training tasks come apart in the
+same way: ``validation`` has items and wordings that ``practice`` has not, and both are part of ``train``.
+The ``pretrain`` split, for the demonstrator of the tiny VLM on the textbook release only, has all items in the
+training's wordings. A task also fixes the seed of its phone: shuffled shops and results, advertisements, lag.
 """
 
 from __future__ import annotations
@@ -19,14 +20,26 @@ from emulator_workers.simphone.phone import SimPhone
 from emulator_workers.simphone.world import APPS, HOURS, ITEMS, NOTES, SHOPS, TOGGLES, Release
 
 T = TypeVar("T")
-SPLITS = ("train", "test", "pretrain")
+SPLITS = ("train", "test", "practice", "validation", "pretrain")
 HORIZONS = {"general": 10, "webshop": 20}
 
-TEST_APPS = ("weather", "music")
-TEST_TOGGLES = (("wifi", "off"), ("location", "on"))
-TEST_HOURS = ("6", "9")
-TEST_NOTES = ("buy keys", "get milk", "call bread", "find anna")
-TEST_ITEMS = ("red hat", "green mug", "blue book", "yellow ball", "purple mug")
+# Items that occur in test goals only, and those of the training goals that practice goals lack.
+HELD_OUT: dict[str, dict[str, tuple[object, ...]]] = {
+    "test": {
+        "app": ("weather", "music"),
+        "toggle": (("wifi", "off"), ("location", "on")),
+        "hour": ("6", "9"),
+        "note": ("buy keys", "get milk", "call bread", "find anna"),
+        "item": ("red hat", "green mug", "blue book", "yellow ball", "purple mug"),
+    },
+    "validation": {
+        "app": ("camera", "maps"),
+        "toggle": (("bluetooth", "on"), ("airplane", "off")),
+        "hour": ("8",),
+        "note": ("get bread", "find keys", "call milk"),
+        "item": ("red mug", "green ball", "yellow hat", "blue ball"),
+    },
+}
 
 WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "open": {
@@ -69,27 +82,39 @@ PRETRAIN_KINDS = KINDS | {"webshop": (("go", 1 / 3), ("search", 1 / 3), ("buy", 
 RELEARNED = frozenset({"alarm", "note", "search", "buy"})
 
 
-def _pick(options: tuple[T, ...], held_out: tuple[T, ...], split: str, rng: random.Random) -> T:
-    if split == "pretrain":
-        return rng.choice(options)
-    return rng.choice(held_out if split == "test" else tuple(o for o in options if o not in held_out))
+def _pick(options: tuple[T, ...], what: str, split: str, rng: random.Random) -> T:
+    kept: tuple[T, ...] = options
+    if split in HELD_OUT:
+        kept = tuple(option for option in options if option in HELD_OUT[split][what])
+    elif split != "pretrain":
+        away = ("test", "validation") if split == "practice" else ("test",)
+        kept = tuple(option for option in options if not any(option in HELD_OUT[other][what] for other in away))
+    return rng.choice(kept)
 
 
 def _goal_toggle(split: str, rng: random.Random) -> dict[str, str]:
     pairs = tuple((toggle, value) for toggle in TOGGLES for value in ("on", "off"))
-    toggle, value = _pick(pairs, TEST_TOGGLES, split, rng)
+    toggle, value = _pick(pairs, "toggle", split, rng)
     return {"toggle": toggle, "value": value}
 
 
 _GOALS: dict[str, Callable[[str, random.Random], dict[str, str]]] = {
-    "open": lambda split, rng: {"app": _pick(APPS[1:], TEST_APPS, split, rng)},
+    "open": lambda split, rng: {"app": _pick(APPS[1:], "app", split, rng)},
     "toggle": _goal_toggle,
-    "alarm": lambda split, rng: {"hour": _pick(HOURS, TEST_HOURS, split, rng)},
-    "note": lambda split, rng: {"note": _pick(NOTES, TEST_NOTES, split, rng)},
+    "alarm": lambda split, rng: {"hour": _pick(HOURS, "hour", split, rng)},
+    "note": lambda split, rng: {"note": _pick(NOTES, "note", split, rng)},
     "go": lambda split, rng: {"shop": rng.choice(SHOPS)},
-    "search": lambda split, rng: {"shop": rng.choice(SHOPS), "item": _pick(ITEMS, TEST_ITEMS, split, rng)},
-    "buy": lambda split, rng: {"shop": rng.choice(SHOPS), "item": _pick(ITEMS, TEST_ITEMS, split, rng)},
+    "search": lambda split, rng: {"shop": rng.choice(SHOPS), "item": _pick(ITEMS, "item", split, rng)},
+    "buy": lambda split, rng: {"shop": rng.choice(SHOPS), "item": _pick(ITEMS, "item", split, rng)},
 }
+
+
+def _wordings(kind: str, split: str) -> tuple[str, ...]:
+    """Those of the split; of the training's, the last is kept for validation."""
+    if split == "test":
+        return WORDINGS[kind]["test"]
+    training = WORDINGS[kind]["train"]
+    return {"practice": training[:-1], "validation": training[-1:]}.get(split, training)
 
 
 def make_task(name: str, split: str, index: int, seed: int) -> Task:
@@ -100,7 +125,7 @@ def make_task(name: str, split: str, index: int, seed: int) -> Task:
     goal = _GOALS[kind](split, rng)
     return Task(
         task_id=f"{name}/{split}/{seed}/{index:05d}",
-        text=rng.choice(WORDINGS[kind]["test" if split == "test" else "train"]).format(**goal),
+        text=rng.choice(_wordings(kind, split)).format(**goal),
         horizon=HORIZONS[name],
         split=split,
         kind=kind,

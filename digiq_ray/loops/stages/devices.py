@@ -26,17 +26,18 @@ def environment_factory(settings: RunSettings) -> Callable[[], Environment]:
 
 
 def train_tasks(settings: RunSettings) -> TaskSet:
-    """The tasks that episodes are collected on."""
-    return build(settings.tasks.set, "train", settings.collect.episodes, settings.seed)
+    """The tasks that episodes are collected on: all training tasks, or those that validation leaves."""
+    split = "train" if settings.tasks.held_out == "test" else "practice"
+    return build(settings.tasks.set, split, settings.collect.episodes, settings.seed)
 
 
-def test_tasks(settings: RunSettings) -> TaskSet:
-    """The held-out tasks.
+def held_out_tasks(settings: RunSettings) -> TaskSet:
+    """The tasks that policies are scored on.
 
     Raises:
         InputError: a goal of theirs is among those of training.
     """
-    tasks = build(settings.tasks.set, "test", settings.evaluate.episodes, settings.seed)
+    tasks = build(settings.tasks.set, settings.tasks.held_out, settings.evaluate.episodes, settings.seed)
     check_no_overlap(train_tasks(settings), tasks)
     return tasks
 

@@ -7,7 +7,7 @@ from typing import Any
 from digiq_ray.evaluation.summary import policy_result
 from digiq_ray.loops.clusters import Cluster, OnProgress
 from digiq_ray.loops.run import Run
-from digiq_ray.loops.stages.devices import environment_factory, relearned_kinds, test_tasks
+from digiq_ray.loops.stages.devices import environment_factory, held_out_tasks, relearned_kinds
 from digiq_ray.store.episodes import EpisodeStore
 from emulator_workers.rollout import make_jobs
 
@@ -36,7 +36,7 @@ def _evaluate_one(
     run: Run, cluster: Cluster, policy: str, mode: str, on_progress: OnProgress
 ) -> tuple[dict[str, Any], int]:
     settings, path = run.settings, run.paths.evaluation(policy, mode)
-    store, tasks = EpisodeStore.create(path), test_tasks(settings)
+    store, tasks = EpisodeStore.create(path), held_out_tasks(settings)
     cluster.play(
         make_jobs(tasks, run=f"evaluate/{policy}/{mode}", seed=settings.seed),
         model=settings.vlm.model if policy == "behaviour" else str(run.paths.model(policy)),

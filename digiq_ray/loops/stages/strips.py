@@ -9,7 +9,7 @@ from digiq_ray.core.rng import seed_of
 from digiq_ray.evaluation.html import CandidateView, FilmStrip, FrameView
 from digiq_ray.loops.clusters import OnProgress
 from digiq_ray.loops.run import Run
-from digiq_ray.loops.stages.devices import relearned_kinds, test_tasks
+from digiq_ray.loops.stages.devices import held_out_tasks, relearned_kinds
 from digiq_ray.loops.stages.probe import Probe, StateView
 from digiq_ray.loops.stages.ranking import request
 from digiq_ray.loops.stages.replay import replay
@@ -32,7 +32,7 @@ def film_strips(run: Run, on_progress: OnProgress) -> list[FilmStrip]:
     failed = _by_task(before, success=False)
     solved = _by_task(after, success=True)
     kinds = relearned_kinds(run.settings)
-    tasks = [task for task in test_tasks(run.settings) if task.task_id in failed and task.task_id in solved]
+    tasks = [task for task in held_out_tasks(run.settings) if task.task_id in failed and task.task_id in solved]
     tasks.sort(key=lambda task: task.kind not in kinds)
     probe = Probe(run.root, run.settings)
     strips = []

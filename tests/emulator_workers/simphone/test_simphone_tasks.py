@@ -44,6 +44,26 @@ def test_no_test_item_occurs_in_training(name):
 
 
 @SETS
+def test_validation_is_held_out_from_practice_and_both_are_training_tasks(name):
+    practice, validation, train = (build(name, split, MANY) for split in ("practice", "validation", "train"))
+    check_no_overlap(practice, validation)
+    assert not objects(practice) & objects(validation)
+    assert objects(practice) | objects(validation) == objects(train)
+    assert {task.text for task in validation} <= {
+        w.format(**t.goal) for t in validation for w in WORDINGS[t.kind]["train"]
+    }
+
+
+@SETS
+def test_validation_has_no_goal_of_the_test_split(name):
+    test = build(name, "test", MANY)
+    for split in ("practice", "validation"):
+        tasks = build(name, split, MANY)
+        check_no_overlap(tasks, test)
+        assert not objects(tasks) & objects(test)
+
+
+@SETS
 def test_pretraining_has_every_item_and_no_test_wording(name):
     pretrain, test = build(name, "pretrain", MANY), build(name, "test", MANY)
     assert objects(pretrain) >= objects(test)
@@ -105,8 +125,8 @@ def test_texts_name_all_of_the_goal(name):
 def test_unknown_names_are_input_errors_that_name_the_choices():
     with pytest.raises(InputError, match="general, webshop"):
         build("games", "train", 1)
-    with pytest.raises(InputError, match="train, test, pretrain"):
-        build("general", "validation", 1)
+    with pytest.raises(InputError, match="train, test, practice, validation, pretrain"):
+        build("general", "dev", 1)
 
 
 @SETS
