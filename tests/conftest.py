@@ -10,3 +10,6 @@ settings.load_profile("digiq")
 
 # Ray makes its workers nicer than the tests that run beside them; on two cores they would hardly get a turn.
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+# An S3 server on loopback, started when a test asks for one.
+pytest_plugins = ("s3_fixtures",)

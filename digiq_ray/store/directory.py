@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from digiq_ray.core.errors import InputError, StoreError
-from digiq_ray.store.local import LocalDirectory
+from digiq_ray.store.local import DEAD_AFTER_S, LocalDirectory
 from digiq_ray.store.publish import Content
+from digiq_ray.store.s3_location import SCHEME, S3Location
 
-StorePath = str | os.PathLike[str]
+StorePath = str | os.PathLike[str] | S3Location
 
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,127}")
 
@@ -62,15 +63,43 @@ class Directory(Protocol):
     def remove(self, name: str) -> None:
         """Deletes a file; nothing happens if it is gone already."""
 
+    def sweep(self, older_than_seconds: float = DEAD_AFTER_S) -> list[str]:
+        """Removes what writers that died left behind, which no reader sees; returns its names, sorted.
+
+        A writer that does nothing for ``older_than_seconds`` counts as dead.
+        """
+
 
 def open_directory(path: StorePath) -> Directory:
     """The directory that exists at ``path``; raises ``StoreError`` if there is none."""
-    return LocalDirectory.open(_local(path))
+    place = locate(path)
+    if isinstance(place, S3Location):
+        from digiq_ray.store.s3 import S3Directory  # loads the S3 libraries, which a local data set does not need
+
+        return S3Directory.open(place)
+    return LocalDirectory.open(place)
 
 
 def create_directory(path: StorePath) -> Directory:
     """The directory at ``path``, made with its parents if missing."""
-    return LocalDirectory.create(_local(path))
+    place = locate(path)
+    if isinstance(place, S3Location):
+        from digiq_ray.store.s3 import S3Directory  # as above
+
+        return S3Directory.create(place)
+    return LocalDirectory.create(place)
+
+
+def locate(path: StorePath) -> Path | S3Location:
+    """Where ``path`` is: a local path, or ``s3://BUCKET/PREFIX``; raises ``StoreError`` if it is neither."""
+    if isinstance(path, S3Location):
+        return path
+    text = os.fspath(path)
+    if text.startswith(SCHEME):
+        return S3Location.parse(text)
+    if "://" in text:
+        raise StoreError(f"{text}: only local directories and s3://BUCKET/PREFIX are supported; give one of these")
+    return Path(text)
 
 
 def check_shard_name(shard: str) -> None:
@@ -79,10 +108,3 @@ def check_shard_name(shard: str) -> None:
         raise InputError(
             f"shard name {shard!r} must be 1 to 128 letters, digits and . _ = - and start with a letter or digit"
         )
-
-
-def _local(path: StorePath) -> Path:
-    text = os.fspath(path)
-    if "://" in text:
-        raise StoreError(f"{text}: only local directories are supported here; give a path without a scheme")
-    return Path(text)

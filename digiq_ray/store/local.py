@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ import pyarrow as pa
 
 from digiq_ray.core.errors import StoreError
 from digiq_ray.store.content import content_errors
-from digiq_ray.store.publish import Content, publish, sync_directory, typed_write_errors
+from digiq_ray.store.mapped import map_for_rows
+from digiq_ray.store.publish import Content, is_hidden_copy, publish, sync_directory, typed_write_errors
 
-ASIDE = "set-aside"
+ASIDE = "_set-aside"  # a leading _ keeps readers of Parquet directories out
+DEAD_AFTER_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,8 @@ class LocalDirectory:
         """Names of the published files that end with ``suffix``, sorted."""
         try:
             with os.scandir(self.path) as entries:
-                return sorted(e.name for e in entries if e.name.endswith(suffix) and not e.name.startswith("."))
+                shown = (entry for entry in entries if entry.name.endswith(suffix) and not entry.name.startswith("."))
+                return sorted(entry.name for entry in shown if entry.is_file())
         except OSError as error:
             raise StoreError(f"{self.path}: cannot list the data set: {error.strerror}") from error
 
@@ -77,14 +81,10 @@ class LocalDirectory:
 
     @contextmanager
     def mapping(self, name: str) -> Iterator[mmap.mmap]:
-        """Maps a file read-only, for as long as anything refers to the mapping; errors as for ``reading``.
-
-        The system reads the pages that are touched and no others, until ``madvise`` says otherwise.
-        """
+        """Maps a file read-only, for as long as anything refers to the mapping; errors as for ``reading``."""
         with self.content_errors(name):
             with open(self.path / name, "rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            mapped.madvise(mmap.MADV_RANDOM)
+                mapped = map_for_rows(file)
             yield mapped
 
     def digest(self, name: str) -> str:
@@ -97,7 +97,7 @@ class LocalDirectory:
         return content_errors(self.path / name)
 
     def set_aside(self, name: str) -> Path:
-        """Moves a file to the subdirectory ``set-aside``, where no reader looks, and returns its new place."""
+        """Moves a file to the subdirectory ``_set-aside``, where no reader looks, and returns its new place."""
         place = self.path / ASIDE / name
         with typed_write_errors(place):
             place.parent.mkdir(exist_ok=True)
@@ -110,3 +110,14 @@ class LocalDirectory:
         """Deletes a file; nothing happens if it is gone already."""
         with typed_write_errors(self.path / name):
             (self.path / name).unlink(missing_ok=True)
+
+    def sweep(self, older_than_seconds: float = DEAD_AFTER_S) -> list[str]:
+        """Deletes the hidden files of writers that wrote nothing for so long; returns their names, sorted."""
+        before = time.time() - older_than_seconds
+        dead = []
+        with typed_write_errors(self.path / "the names in it"), os.scandir(self.path) as entries:
+            for entry in entries:
+                if is_hidden_copy(entry.name) and entry.stat(follow_symlinks=False).st_mtime < before:
+                    os.unlink(entry.path)
+                    dead.append(entry.name)
+        return sorted(dead)

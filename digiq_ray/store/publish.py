@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from digiq_ray.core.errors import DiskFullError, StoreError, is_disk_full
 Content = bytes | Callable[[BinaryIO], None]
 """What a file holds: its bytes, or a function that writes them."""
 
+_HIDDEN = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -43,6 +45,11 @@ def replace(path: Path, content: Content) -> None:
         StoreError: the directory is missing or cannot be written.
     """
     _write(path, content, os.replace)
+
+
+def is_hidden_copy(name: str) -> bool:
+    """Whether ``name`` is that of a file which is being written, or whose writer died."""
+    return _HIDDEN.fullmatch(name) is not None
 
 
 def sync_directory(path: Path) -> None:
