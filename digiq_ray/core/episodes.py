@@ -34,7 +34,7 @@ class Step:
     """One observation and what was done there.
 
     Attributes:
-        screen: Encoded image (PNG or JPEG bytes) before the action.
+        screen: Encoded image (PNG or JPEG bytes) before the action; empty if it was lost (imported data).
         action_text: What the policy wrote; ``None`` on the last step.
         action: The parsed action; ``None`` on the last step or if ``parse_error`` is set.
         parse_error: Why ``action_text`` is not an action, else ``None``.

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 
 from digiq_ray.core.actions import Action
-from digiq_ray.core.errors import InputError
-from digiq_ray.store.directory import StorePath, check_shard_name, create_directory, open_directory
+from digiq_ray.core.errors import InputError, StoreError
+from digiq_ray.store.directory import Directory, StorePath, check_shard_name, create_directory, open_directory
+from digiq_ray.store.footers import SUFFIX
 from digiq_ray.store.schema import ACTION_FIELDS, action_columns, make_schema, row_action, rows_to_table
 from digiq_ray.store.segmented import SegmentedTable
-from digiq_ray.store.segments import SUFFIX, write_segment
+from digiq_ray.store.segments import write_segment
+from digiq_ray.store.snapshot import Snapshot, load_snapshot, save_snapshot
 
+SHARD_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._=-]*")
 CANDIDATE_SCHEMA = make_schema(
     "candidates",
     (
@@ -93,13 +95,27 @@ class Candidate:
 class CandidateStore:
     """Candidates in a directory. Thread-safe; pickles as its path.
 
+    Args:
+        path: The directory; ``CandidateStore.create`` makes it.
+        snapshot: If given, the store is read-only and consists of exactly these segments, whatever was added since.
+            A text is the name of a snapshot in the store.
+
     Raises:
-        StoreError: the directory is missing; ``CandidateStore.create`` makes it.
+        StoreError: the directory is missing, or a segment of the snapshot is missing or has another content.
     """
 
-    def __init__(self, path: StorePath) -> None:
-        self._directory = open_directory(path)
-        self._table = SegmentedTable(directory=self._directory, schema=CANDIDATE_SCHEMA, name_pattern=re.compile(".+"))
+    def __init__(self, path: StorePath, *, snapshot: Snapshot | str | None = None) -> None:
+        self.directory: Directory = open_directory(path)
+        """Where the segments lie."""
+        self._snapshot = load_snapshot(self.directory, snapshot) if isinstance(snapshot, str) else snapshot
+        self._table = SegmentedTable(
+            directory=self.directory,
+            schema=CANDIDATE_SCHEMA,
+            name_pattern=SHARD_NAME,
+            pinned=None if self._snapshot is None else self._snapshot.segments,
+        )
+        if self._snapshot is not None:
+            self._table.segments()
 
     @classmethod
     def create(cls, path: StorePath) -> Self:
@@ -107,16 +123,20 @@ class CandidateStore:
         return cls(create_directory(path).path)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self.path),)
+        return _reopen, (type(self), str(self.path), self._snapshot)
 
     @property
-    def path(self) -> Path:
-        """Where the segments lie."""
-        return self._directory.path
+    def path(self) -> Any:
+        """Where the segments lie: a ``Path``, or the like for ``s3://``."""
+        return self.directory.path
+
+    def __len__(self) -> int:
+        """Number of episodes that have candidates."""
+        return len(self._table.holders())
 
     def shards(self) -> set[str]:
         """Names of the shards that are done."""
-        return {name.removesuffix(SUFFIX) for name in self._table.segment_names()}
+        return {segment.name.removesuffix(SUFFIX) for segment in self._table.segments()}
 
     def append(self, shard: str, rows: Sequence[Candidate]) -> bool:
         """Publishes all candidates of one shard (perhaps none); ``False`` if the shard was there already.
@@ -124,8 +144,11 @@ class CandidateStore:
         Raises:
             InputError: the name of the shard cannot be a file name, or a text occurs twice at a state.
             DiskFullError: no space is left; nothing of this call stays behind, everything before is whole.
+            StoreError: the store is read-only, broken or gone.
         """
         check_shard_name(shard)
+        if self._snapshot is not None:
+            raise StoreError(f"{self.path}: is open at a snapshot, which is read-only; open it without one to append")
         ordered = sorted(rows, key=_key)
         for one, other in pairwise(ordered):
             if _key(one) == _key(other):
@@ -134,10 +157,10 @@ class CandidateStore:
                     f"step {one.step}; give it once with its multiplicity"
                 )
         tables = [
-            (episode_id, rows_to_table([_to_row(candidate) for candidate in group], CANDIDATE_SCHEMA))
+            (episode_id, rows_to_table([candidate_to_row(candidate) for candidate in group], CANDIDATE_SCHEMA))
             for episode_id, group in groupby(ordered, key=lambda candidate: candidate.episode_id)
         ]
-        return self._directory.publish(
+        return self.directory.publish(
             shard + SUFFIX, lambda file: write_segment(file, tables, CANDIDATE_SCHEMA, shard=shard)
         )
 
@@ -151,12 +174,28 @@ class CandidateStore:
 
     def for_state(self, episode_id: str, step: int) -> list[Candidate]:
         """The candidates of one state, ascending by text; empty if there are none."""
-        segment = self._table.holder(episode_id)
-        if segment is None:
-            return []
-        rows = self._table.episode_rows(episode_id, segment)
-        with self._directory.content_errors(segment.name):
-            return [_from_row(row) for row in rows.to_pylist() if row["step"] == step]
+        return self._table.episode(episode_id, lambda rows: _of_step(rows, step)) or []
+
+    def snapshot(self) -> Snapshot:
+        """What the store holds now. Costs the footers of the segments that are new to this object."""
+        return Snapshot(self._table.pins())
+
+    def save_snapshot(self, name: str) -> Snapshot:
+        """Publishes what the store holds now as ``_NAME.snapshot.json`` beside its segments, and returns it.
+
+        Raises:
+            InputError: the name cannot be that of a file.
+            StoreError: the store has a snapshot of this name that pins something else.
+        """
+        return save_snapshot(self.directory, name, self._table.pins)
+
+
+def _of_step(rows: Any, step: int) -> list[Candidate]:
+    return [row_to_candidate(row) for row in rows.to_pylist() if row["step"] == step]
+
+
+def _reopen(cls: type[CandidateStore], path: str, snapshot: Snapshot | None) -> CandidateStore:
+    return cls(path, snapshot=snapshot)
 
 
 def _to_float32(value: float) -> float:
@@ -168,7 +207,8 @@ def _key(candidate: Candidate) -> tuple[str, int, str]:
     return candidate.episode_id, candidate.step, candidate.action_text
 
 
-def _to_row(candidate: Candidate) -> dict[str, object]:
+def candidate_to_row(candidate: Candidate) -> dict[str, object]:
+    """A candidate in the columns of ``CANDIDATE_SCHEMA``."""
     return action_columns(candidate.action_text, candidate.action, candidate.parse_error) | {
         "episode_id": candidate.episode_id,
         "step": candidate.step,
@@ -181,7 +221,12 @@ def _to_row(candidate: Candidate) -> dict[str, object]:
     }
 
 
-def _from_row(row: dict[str, Any]) -> Candidate:
+def row_to_candidate(row: Mapping[str, Any]) -> Candidate:
+    """The candidate of a row.
+
+    Raises:
+        ValueError, DigiQError: the row holds a word or a number that no version of this program writes.
+    """
     return Candidate(
         episode_id=row["episode_id"],
         step=row["step"],

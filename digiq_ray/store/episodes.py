@@ -4,15 +4,14 @@ A segment is published atomically, so it exists whole or not at all, and an ackn
 number of processes may append at the same time without a lock: an episode's id is deterministic, a retried write is
 found and dropped, and what two racing writers both wrote is taken from the first segment in ULID order. An append
 costs one listing of the directory, the footers of segments that are new to this process, and two flushes to disk.
+Small segments are merged by ``compaction``; what a training run saw is pinned by a ``Snapshot``.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import pyarrow.compute as pc
@@ -20,13 +19,13 @@ from ulid import ULID
 
 from digiq_ray.core.episodes import Episode, StopReason
 from digiq_ray.core.errors import StoreError
-from digiq_ray.store.directory import StorePath, create_directory, open_directory
+from digiq_ray.store.directory import Directory, StorePath, create_directory, open_directory
+from digiq_ray.store.footers import SUFFIX
+from digiq_ray.store.kinds import ULID_NAME
 from digiq_ray.store.schema import EPISODE_SCHEMA, episode_to_rows, rows_to_episode, rows_to_table
 from digiq_ray.store.segmented import SegmentedTable
-from digiq_ray.store.segments import SUFFIX, Segment, write_segment
-from digiq_ray.store.snapshot import Snapshot
-
-_ULID = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
+from digiq_ray.store.segments import write_segment
+from digiq_ray.store.snapshot import Snapshot, load_snapshot, save_snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +55,19 @@ class EpisodeStore:
     Args:
         path: The directory; ``EpisodeStore.create`` makes it.
         snapshot: If given, the store is read-only and consists of exactly these segments, whatever was added since.
+            A text is the name of a snapshot in the store. Opening costs the footers of its segments.
 
     Raises:
         StoreError: the directory is missing, or a segment of the snapshot is missing or has another content.
     """
 
-    def __init__(self, path: StorePath, *, snapshot: Snapshot | None = None) -> None:
-        self._directory = open_directory(path)
-        self._snapshot = snapshot
-        self._hashes: dict[str, str] = {}
-        self._table = SegmentedTable(
-            directory=self._directory,
-            schema=EPISODE_SCHEMA,
-            name_pattern=_ULID,
-            only=None if snapshot is None else frozenset(snapshot.segments),
-        )
-        if snapshot is not None:
-            for name, wanted in snapshot.segments.items():
-                if self._directory.digest(name) != wanted:
-                    raise StoreError(f"{self.path / name}: is not what the snapshot saw; restore it from a copy")
-            self._hashes = dict(snapshot.segments)
+    def __init__(self, path: StorePath, *, snapshot: Snapshot | str | None = None) -> None:
+        self.directory: Directory = open_directory(path)
+        """Where the segments lie."""
+        self._snapshot = load_snapshot(self.directory, snapshot) if isinstance(snapshot, str) else snapshot
+        self._table = episode_segments(self.directory, self._snapshot)
+        if self._snapshot is not None:
+            self._table.segments()
 
     @classmethod
     def create(cls, path: StorePath) -> Self:
@@ -86,9 +78,9 @@ class EpisodeStore:
         return _reopen, (type(self), str(self.path), self._snapshot)
 
     @property
-    def path(self) -> Path:
-        """Where the segments lie."""
-        return self._directory.path
+    def path(self) -> Any:
+        """Where the segments lie: a ``Path``, or the like for ``s3://``."""
+        return self.directory.path
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -110,17 +102,17 @@ class EpisodeStore:
         """
         if self._snapshot is not None:
             raise StoreError(f"{self.path}: is open at a snapshot, which is read-only; open it without one to append")
-        known = self.episode_ids()
         new: dict[str, Episode] = {}
         for episode in episodes:
-            if episode.episode_id not in known:
-                new.setdefault(episode.episode_id, episode)
+            new.setdefault(episode.episode_id, episode)
+        for known in self._table.held(new):
+            del new[known]
         if not new:
-            self._directory.sync()
+            self.directory.sync()
             return None
         tables = [(key, rows_to_table(episode_to_rows(new[key]), EPISODE_SCHEMA)) for key in sorted(new)]
         name = f"{ULID()}{SUFFIX}"
-        while not self._directory.publish(name, lambda file: write_segment(file, tables, EPISODE_SCHEMA)):
+        while not self.directory.publish(name, lambda file: write_segment(file, tables, EPISODE_SCHEMA)):
             name = f"{ULID()}{SUFFIX}"  # a forked process drew the same ULID in the same millisecond
         return name
 
@@ -135,7 +127,7 @@ class EpisodeStore:
         for episode_id in wanted:
             if episode_id not in holders:
                 raise StoreError(f"{self.path}: there is no episode {episode_id!r}")
-        return (self._read(episode_id, holders[episode_id]) for episode_id in wanted)
+        return (self._read(episode_id) for episode_id in wanted)
 
     def table(self, columns: list[str] | None = None) -> Any:
         """A ``pa.Table`` of all rows (or some columns), ascending by (episode_id, step), each episode once.
@@ -165,17 +157,35 @@ class EpisodeStore:
         )
 
     def snapshot(self) -> Snapshot:
-        """What the store holds now. Reads each segment once in the life of this object, to hash it."""
-        names = self._table.segment_names()
-        for name in names:
-            if name not in self._hashes:
-                self._hashes[name] = self._directory.digest(name)
-        return Snapshot({name: self._hashes[name] for name in names})
+        """What the store holds now. Costs the footers of the segments that are new to this object."""
+        return Snapshot(self._table.pins())
 
-    def _read(self, episode_id: str, segment: Segment) -> Episode:
-        rows = self._table.episode_rows(episode_id, segment)
-        with self._directory.content_errors(segment.name):
-            return rows_to_episode(rows.to_pylist())
+    def save_snapshot(self, name: str) -> Snapshot:
+        """Publishes what the store holds now as ``_NAME.snapshot.json`` beside its segments, and returns it.
+
+        A segment that a snapshot of the store pins is never deleted.
+
+        Raises:
+            InputError: the name cannot be that of a file.
+            StoreError: the store has a snapshot of this name that pins something else.
+        """
+        return save_snapshot(self.directory, name, self._table.pins)
+
+    def _read(self, episode_id: str) -> Episode:
+        episode = self._table.episode(episode_id, lambda rows: rows_to_episode(rows.to_pylist()))
+        if episode is None:
+            raise StoreError(f"{self.path}: episode {episode_id!r} is gone: its segment was removed; restore it")
+        return episode
+
+
+def episode_segments(directory: Directory, snapshot: Snapshot | None = None) -> SegmentedTable:
+    """The segments of the EpisodeStore in a directory, or those of a snapshot of it."""
+    return SegmentedTable(
+        directory=directory,
+        schema=EPISODE_SCHEMA,
+        name_pattern=ULID_NAME,
+        pinned=None if snapshot is None else snapshot.segments,
+    )
 
 
 def _reopen(cls: type[EpisodeStore], path: str, snapshot: Snapshot | None) -> EpisodeStore:

@@ -3,6 +3,11 @@
 One row for each observation, so ``T + 1`` rows for ``T`` actions; the last row has ``is_last`` and a null action. What
 belongs to the episode (task, stop reason, policy version, ...) repeats on each of its rows, so that any reader can
 filter without a join; dictionary encoding makes that cost nothing. Times are Unix seconds, coordinates lie in [0, 1].
+
+``screen_hash`` says what was seen on every row. The bytes lie in ``screen`` on the first row of a row group that has
+the hash, and are null on the later ones (version 1 has them on every row); this package fills them in on reading. Any
+other reader finds them in the same file by the hash: in SQL, ``LEFT JOIN`` the rows whose ``screen`` is not null on
+``screen_hash``. A screenshot that was lost before the data came here is null in both columns.
 """
 
 from __future__ import annotations
@@ -21,7 +26,9 @@ from digiq_ray.core.tasks import Task
 KIND_KEY = b"digiq.kind"
 VERSION_KEY = b"digiq.schema_version"
 SHARD_KEY = b"digiq.shard"
-SCHEMA_VERSION = 1
+EPISODES_VERSION = 2
+READABLE_VERSIONS: Mapping[str, tuple[int, ...]] = {"episodes": (1, EPISODES_VERSION)}
+"""Versions of a kind that this program reads; of a kind that is not here, version 1 only."""
 
 ACTION_FIELDS: tuple[tuple[str, Any], ...] = (
     ("action", pa.string()),
@@ -36,17 +43,24 @@ ACTION_FIELDS: tuple[tuple[str, Any], ...] = (
 """Columns of one action: its text, then what the text means (null if it means nothing), then why it means nothing."""
 
 
-def make_schema(kind: str, fields: Sequence[tuple[str, Any]]) -> Any:
+def make_schema(kind: str, fields: Sequence[tuple[str, Any]], version: int = 1) -> Any:
     """A ``pa.Schema`` whose metadata names the kind of data set and the version of its columns."""
-    return pa.schema(list(fields), metadata={KIND_KEY: kind.encode(), VERSION_KEY: str(SCHEMA_VERSION).encode()})
+    return pa.schema(list(fields), metadata={KIND_KEY: kind.encode(), VERSION_KEY: str(version).encode()})
 
 
-def check_kind(metadata: Mapping[bytes, bytes], schema: Any) -> None:
-    """Raises ``ValueError`` if a file's metadata names another kind or version of data set than ``schema``."""
-    for key in (KIND_KEY, VERSION_KEY):
-        found, wanted = metadata.get(key, b"").decode(), schema.metadata[key].decode()
-        if found != wanted:
-            raise ValueError(f"its {key.decode()} is {found or 'missing'}, this program reads {wanted}")
+def check_kind(metadata: Mapping[bytes, bytes], schema: Any) -> int:
+    """The version of a file's columns, from its metadata.
+
+    Raises:
+        ValueError: the file is of another kind of data set than ``schema``, or of a version that cannot be read.
+    """
+    kind = schema.metadata[KIND_KEY].decode()
+    versions = [str(version) for version in READABLE_VERSIONS.get(kind, (1,))]
+    for key, readable in ((KIND_KEY, [kind]), (VERSION_KEY, versions)):
+        found = metadata.get(key, b"").decode()
+        if found not in readable:
+            raise ValueError(f"its {key.decode()} is {found or 'missing'}, this program reads {' and '.join(readable)}")
+    return int(metadata[VERSION_KEY])
 
 
 def check_columns(found: Any, schema: Any) -> None:
@@ -92,6 +106,7 @@ EPISODE_SCHEMA = make_schema(
         ("ended_at", pa.float64()),
         ("horizon", pa.int32()),
     ),
+    EPISODES_VERSION,
 )
 
 
@@ -160,8 +175,8 @@ def episode_to_rows(episode: Episode) -> list[dict[str, object]]:
             | action_columns(step.action_text, step.action, step.parse_error)
             | {
                 "step": index,
-                "screen": step.screen,
-                "screen_hash": screen_hash(step.screen),
+                "screen": step.screen or None,
+                "screen_hash": screen_hash(step.screen) if step.screen else None,
                 "reward": step.reward,
                 "is_first": index == 0,
                 "is_last": index == last,
@@ -192,7 +207,7 @@ def rows_to_episode(rows: Sequence[Mapping[str, Any]]) -> Episode:
             horizon=first["horizon"],
             split=first["split"],
             kind=first["kind"],
-            goal=json.loads(first["goal"]),
+            goal=_read_goal(first["goal"]),
             seed=first["seed"],
         ),
         steps=tuple(_row_to_step(row) for row in rows),
@@ -203,9 +218,19 @@ def rows_to_episode(rows: Sequence[Mapping[str, Any]]) -> Episode:
     )
 
 
+def _read_goal(text: str) -> dict[str, str]:
+    try:
+        goal = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its goal is nested without end") from error
+    if not isinstance(goal, dict):
+        raise ValueError(f"its goal is {text[:40]!r}, not a JSON object")
+    return goal
+
+
 def _row_to_step(row: Mapping[str, Any]) -> Step:
     return Step(
-        screen=row["screen"],
+        screen=row["screen"] or b"",
         action_text=row["action"],
         action=row_action(row),
         parse_error=row["parse_error"],

@@ -81,7 +81,7 @@ def test_the_columns_are_those_of_the_design() -> None:
         "started_at ended_at horizon"
     )
     assert " ".join(EPISODE_SCHEMA.names) == columns
-    assert EPISODE_SCHEMA.metadata == {b"digiq.kind": b"episodes", b"digiq.schema_version": b"1"}
+    assert EPISODE_SCHEMA.metadata == {b"digiq.kind": b"episodes", b"digiq.schema_version": b"2"}
 
 
 def test_there_is_one_row_for_each_observation_and_the_last_has_no_action(make_episode: MakeEpisode) -> None:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
+from store_fork_writers import make_episode as numbered_episode
 
 import digiq_ray
 from digiq_ray.core.episodes import Episode
-from digiq_ray.store.episodes import EpisodeStore
+from digiq_ray.store.episodes import EpisodeStore, episode_segments
+from digiq_ray.store.kinds import StoreKind
+from digiq_ray.store.verification import verify
 
 MakeEpisode = Callable[..., Episode]
-_WORKER = Path(__file__).with_name("store_append_worker.py")
+_SCRIPT = Path(__file__).with_name("store_fork_writers.py")
 _ROOT = Path(digiq_ray.__file__).parents[1]
-_DEADLINE_S = 60
-_KILLS = 10
+_DEADLINE_S = 240
+_KILLS = 200
+_WRITERS, _EPISODES = 16, 100
 
 
 @pytest.fixture
@@ -30,72 +32,45 @@ def target(tmp_path: Path) -> EpisodeStore:
     return EpisodeStore.create(tmp_path / "target")
 
 
-@pytest.fixture
-def start_writer(tmp_path: Path, target: EpisodeStore) -> Iterator[Callable[[int], subprocess.Popen[bytes]]]:
-    """Starts a process that copies ``source`` into ``target`` in batches of the given size; it has said ``ready``."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(batch: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(_WORKER), str(tmp_path / "source"), str(target.path), str(batch)]
-        environment = os.environ | {"PYTHONPATH": str(_ROOT)}
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0, env=environment)
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate(timeout=_DEADLINE_S)
+def _run(work: str, target: EpisodeStore, *numbers: int) -> list[str]:
+    command = [sys.executable, str(_SCRIPT), work, str(target.path), *map(str, numbers)]
+    environment = os.environ | {"PYTHONPATH": str(_ROOT)}
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, timeout=_DEADLINE_S, check=True, text=True)
+    return done.stdout.split()
 
 
-def _acknowledged_before_kill(process: subprocess.Popen[bytes], delay_s: float) -> list[str]:
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
-    try:
-        output, _ = process.communicate(timeout=delay_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        output, _ = process.communicate(timeout=_DEADLINE_S)
-    complete = output[: output.rfind(b"\n") + 1]
-    return complete.decode().split()
+def _check_once_and_whole(store: EpisodeStore, least: set[int], most: set[int]) -> None:
+    """Every episode of ``least`` is in the store, nothing but ``most`` is, each once and as it was written."""
+    written = {numbered_episode(number).episode_id: number for number in most}
+    read = list(store.episodes())
+    counts = Counter(episode.episode_id for episode in read)
+    assert set(counts.values()) == {1}
+    assert least <= {written[episode_id] for episode_id in counts}
+    assert all(episode == numbered_episode(written[episode.episode_id]) for episode in read)
+    rows = store.table(["episode_id", "step"])
+    assert rows.num_rows == rows.group_by(["episode_id", "step"]).aggregate([]).num_rows == 3 * len(read)
+    verified = verify(store.directory, kind=StoreKind.EPISODES)
+    assert verified.broken == []
+    assert verified.episodes == len(read)
 
 
-def test_killed_writers_lose_and_double_nothing(
-    tmp_path: Path,
-    target: EpisodeStore,
-    make_episode: MakeEpisode,
-    start_writer: Callable[[int], subprocess.Popen[bytes]],
-) -> None:
-    episodes = {episode.episode_id: episode for episode in (make_episode(number) for number in range(400))}
-    EpisodeStore.create(tmp_path / "source").append(episodes.values())
-    rng = random.Random(0)
-    acknowledged: set[str] = set()
-    for _ in range(_KILLS):
-        acknowledged.update(_acknowledged_before_kill(start_writer(1), rng.uniform(0, 0.15)))
-        assert acknowledged <= target.episode_ids()
-    assert 0 < len(target) < len(episodes), "the kills must fall into the writing"
-    names = [name for name in os.listdir(target.path) if not name.startswith(".")]
-    raw = Counter(key for name in names for key in set(pq.read_table(target.path / name)["episode_id"].to_pylist()))
-    assert set(raw.values()) == {1}
-    assert all(episode == episodes[episode.episode_id] for episode in target.episodes())
+@pytest.mark.slow
+def test_writers_killed_two_hundred_times_lose_and_double_nothing(target: EpisodeStore) -> None:
+    acknowledged = [int(number) for number in _run("kill", target, _KILLS, 0)]
+    assert len(acknowledged) == len(set(acknowledged)) > _KILLS, "the kills must fall into the writing"
+    _check_once_and_whole(EpisodeStore(target.path), set(acknowledged), set(range(max(acknowledged) + 4)))
 
 
-def test_four_racing_writers_with_retries_leave_each_episode_once(
-    tmp_path: Path,
-    target: EpisodeStore,
-    make_episode: MakeEpisode,
-    start_writer: Callable[[int], subprocess.Popen[bytes]],
-) -> None:
-    episodes = [make_episode(number) for number in range(60)]
-    EpisodeStore.create(tmp_path / "source").append(episodes)
-    writers = [start_writer(batch) for batch in (1, 2, 3, 5)]
-    for writer in writers:
-        output, _ = writer.communicate(timeout=_DEADLINE_S)
-        assert writer.returncode == 0
-        assert len(output.split()) == 61
-    assert list(target.episodes()) == sorted(episodes, key=lambda episode: episode.episode_id)
-    assert target.table().num_rows == sum(len(episode.steps) for episode in episodes)
-    assert target.table().equals(EpisodeStore(target.path).table())
+@pytest.mark.slow
+def test_sixteen_racing_writers_with_retries_leave_each_episode_once(target: EpisodeStore) -> None:
+    _run("race", target, _WRITERS, _EPISODES)
+    wanted = set(range(_WRITERS * _EPISODES))
+    store = EpisodeStore(target.path)
+    assert len(store) == _WRITERS * _EPISODES == 1600
+    _check_once_and_whole(store, wanted, wanted)
+    sizes = Counter(len(segment.episode_ids) for segment in episode_segments(store.directory).segments())
+    assert sizes[1] > 100
+    assert sizes[10] > 10
 
 
 def test_threads_that_share_a_store_leave_each_episode_once(target: EpisodeStore, make_episode: MakeEpisode) -> None:
