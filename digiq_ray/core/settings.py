@@ -79,7 +79,7 @@ class CriticSettings(Section):
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate (AdamW)")
     weight_decay: float = Field(0.01, ge=0, description="weight decay")
     gamma: float = Field(0.9, gt=0, le=1, description="discount per step")
-    n_step: int = Field(1, ge=0, description="steps before the bootstrap; 1 is the paper's, 0 runs to the end")
+    n_step: int = Field(5, ge=0, description="steps before the bootstrap; 1 is the paper's, 0 runs to the end")
     tau: float = Field(0.02, gt=0, le=1, description="share that the target critic moves per update (Polyak)")
     width: int = Field(128, ge=1, description="width of the heads' hidden layers")
     depth: int = Field(2, ge=1, description="number of hidden layers")

@@ -2,7 +2,8 @@
 
 First reading lessons with exact answers (what is where on random screens), then cloning of a demonstrator with
 systematic mistakes, on the textbook release of the phone only. No episode of the updated release, no reward and no test
-wording is seen. About half an hour on one core; the result ships with the package, so that nobody has to wait for it.
+wording is seen. About three quarters of an hour on one core; the result ships with the package, so that nobody has to
+wait for it.
 """
 
 from __future__ import annotations
@@ -153,8 +154,8 @@ def pretrain(*, lessons: int, clones: int, seed: int, out: Path, work: Path) -> 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lessons", type=int, default=1800, help="updates of the reading lessons")
-    parser.add_argument("--clones", type=int, default=1200, help="updates of the cloning")
+    parser.add_argument("--lessons", type=int, default=3000, help="updates of the reading lessons")
+    parser.add_argument("--clones", type=int, default=3600, help="updates of the cloning")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=SHIPPED, help="where the model goes")
     parser.add_argument("--work", type=Path, default=Path("runs/tiny-vlm"), help="where it lies between the phases")
