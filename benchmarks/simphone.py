@@ -5,20 +5,12 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import random
-import statistics
-import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 
-from rich.console import Console
-from rich.table import Table
-
+from benchmarks.report import Report, Spread, interleave, options, ratio
 from emulator_workers.simphone.demonstrator import demonstrate
 from emulator_workers.simphone.device import SimulatedDevice
 from emulator_workers.simphone.oracle import apply
@@ -54,38 +46,14 @@ def steps_per_second(way: Way, steps: int) -> float:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--json", type=Path, required=True)
-    given = parser.parse_args()
+    given = options(__doc__)
     steps, repeats = (300, 3) if given.quick else (3000, 7)
-    found: dict[str, list[float]] = {name: [] for name in WAYS}
-    for _ in range(repeats):
-        for name, way in WAYS.items():
-            found[name].append(steps_per_second(way, steps))
-    rows = [
-        {
-            "way": name,
-            "steps_per_second": round(statistics.median(values)),
-            "min": round(min(values)),
-            "max": round(max(values)),
-        }
-        for name, values in found.items()
-    ]
-    medians = {row["way"]: float(row["steps_per_second"]) for row in rows}
-    table = Table("way", "steps/s (median)", "min", "max")
-    for row in rows:
-        table.add_row(*(str(row[key]) for key in ("way", "steps_per_second", "min", "max")))
-    Console().print(table)
-    result = {
-        "name": "simphone",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.processor() or platform.machine()}, Python {platform.python_version()}",
-        "command": " ".join(["python -m benchmarks.simphone", *sys.argv[1:2]]),
-        "rows": rows,
-        "ratios": {"png_over_state_machine": round(medians["device (PNG)"] / medians["state machine"], 4)},
-    }
-    given.json.write_text(json.dumps(result, indent=1) + "\n")
+    found = interleave({name: partial(steps_per_second, way, steps) for name, way in WAYS.items()}, repeats)
+    Report(
+        name="simphone",
+        rows=[{"way": name, "steps_per_second": Spread.of(values)} for name, values in found.items()],
+        ratios={"png_over_state_machine": ratio(found["device (PNG)"], found["state machine"])},
+    ).publish(given.json)
 
 
 if __name__ == "__main__":

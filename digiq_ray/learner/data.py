@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.dlpack import from_dlpack
 
 from digiq_ray.core.errors import StoreError
 from digiq_ray.critic.dataset import EpisodeFrame
@@ -102,10 +103,18 @@ class FeatureIndex:
         )
 
 
-def tensor(view: FeatureView, rows: Sequence[int] | None = None) -> torch.Tensor:
-    """Features as float32 ``[n, dim]``: all, or those of ``rows``."""
-    wanted = np.arange(len(view)) if rows is None else np.asarray(rows, dtype=np.int64)
-    return torch.from_numpy(np.ascontiguousarray(view.rows(wanted), dtype=np.float32))
+def tensor(view: FeatureView, rows: range | Sequence[int] | None = None) -> torch.Tensor:
+    """Features as float32 ``[n, dim]``: all, or those of ``rows``.
+
+    Float32 rows that follow each other in one shard are not copied: the tensor shares the read-only mapping, and must
+    not be changed in place. Other rows are copied, float16 ones are converted.
+    """
+    if rows is None:
+        rows = range(len(view))
+    adjoining = isinstance(rows, range) and rows.step == 1 and len(rows)
+    found = view.slice(rows[0], rows[-1] + 1) if adjoining else view.rows(np.asarray(rows, dtype=np.int64))
+    # DLPack, because torch warns of a read-only array that it is given in another way.
+    return from_dlpack(found) if found.dtype == np.float32 else torch.from_numpy(found.astype(np.float32))
 
 
 def values_of(head: Callable[[torch.Tensor], torch.Tensor], view: FeatureView) -> NDArray[np.float64]:

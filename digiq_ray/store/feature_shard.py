@@ -1,9 +1,10 @@
 """The format of one shard of features: an uncompressed Arrow IPC file with one record batch.
 
 Its columns lie in the file as they lie in memory, so mapping a shard reads its header only, whatever its size.
-Columns: ``episode_id, step, action`` (null for a state's own feature) and ``feature``, a fixed-size list of float16 or
-float32. The metadata of the schema holds the shard's name, the fingerprint of what made it, and a hash of the keys and
-one of the features: broken keys are found when they are read, broken features when somebody asks for a verification.
+Columns: ``episode_id, step, action`` (null for a state's own feature), the two of ``feature_lookup``, and ``feature``,
+a fixed-size list of float16 or float32. The metadata of the schema holds the shard's name, the fingerprint of what made
+it, and a hash of the keys and one of the features: broken keys are found when they are read, broken features and a
+broken lookup when somebody asks for a verification.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import mmap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,9 @@ from numpy.typing import NDArray
 
 from digiq_ray.core.errors import InputError, StoreError
 from digiq_ray.store.directory import Directory
+from digiq_ray.store.feature_lookup import FeatureKey, Lookup, from_batch, hash_keys, make_lookup, to_columns
 from digiq_ray.store.fingerprint import Fingerprint
+from digiq_ray.store.pages import Range, ask_for, ask_for_ends, let_go, page_range, ranges_of_rows
 from digiq_ray.store.schema import SHARD_KEY, check_columns, check_kind, check_shard, make_schema, rows_to_table
 
 SUFFIX = ".arrow"
@@ -30,18 +33,12 @@ _FEATURES_HASH = b"digiq.features_hash"
 _KEYS = make_schema("features", (("episode_id", pa.string()), ("step", pa.int32()), ("action", pa.string())))
 _DTYPES = {"float16": pa.float16(), "float32": pa.float32()}
 _BLOCK_ROWS = 4096
+_HEADER_BYTES = 16_384
+_LOOKUP_BYTES = 4 << 20  # larger ones are left to page faults: few keys touch few of their pages
 
 
 class FeatureValueError(StoreError):
     """A feature is not finite or all zeros: what made it failed, and nothing could be learned from it."""
-
-
-class FeatureKey(NamedTuple):
-    """What a feature is of: a state, ``f(s)``, if ``action`` is ``None``, else an action text at it, ``f(s, a)``."""
-
-    episode_id: str
-    step: int
-    action: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,26 +74,47 @@ class MappedShard:
         """Reads everything; raises ``StoreError`` if it is not what was written."""
         self.keys()
         count = len(self.features)
-        blocks = (self.rows(np.arange(i, min(i + _BLOCK_ROWS, count))) for i in range(0, count, _BLOCK_ROWS))
+        wanted = (np.arange(i, min(i + _BLOCK_ROWS, count)) for i in range(0, count, _BLOCK_ROWS))
+        blocks = (self.take(indices, self.ask(indices)) for indices in wanted)
         with self.directory.content_errors(self.name):
             _check_hash(self.batch.schema.metadata, _FEATURES_HASH, _hash_features(self.features, blocks))
+            stored, rebuilt = from_batch(self.batch), self._rebuild_lookup()
+            if stored and not all(np.array_equal(one, other) for one, other in zip(stored, rebuilt, strict=True)):
+                raise ValueError("its lookup does not match its keys")
 
-    def rows(self, indices: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
-        """Copies of the named rows, ``[len(indices), dim]``.
+    def lookup(self) -> Lookup:
+        """Where each key is; the system begins to read it. A shard that was written without has all its keys read."""
+        with self.directory.content_errors(self.name):
+            found = from_batch(self.batch)
+            if found is None:
+                return self._rebuild_lookup()
+            if 0 < found.hashes.nbytes <= _LOOKUP_BYTES:
+                base = self.features.ctypes.data - self.offset
+                ask_for(self.mapped, [page_range(part.ctypes.data - base, part.nbytes) for part in found])
+            return found
 
-        The system is asked for all their pages at once before the first is touched, and for no other: page faults
-        would wait for one page after another, and read-ahead would read mostly rows that nobody named.
-        """
+    def slice(self, start: int, stop: int) -> NDArray[np.floating[Any]]:
+        """Rows ``[stop - start, dim]`` of the mapping itself, read-only; the system begins to read their pages."""
         row_bytes = self.features.strides[0]
-        starts = self.offset + np.unique(indices) * row_bytes
-        first = starts // mmap.PAGESIZE
-        last = (starts + row_bytes - 1) // mmap.PAGESIZE
-        breaks = np.flatnonzero(first[1:] > last[:-1] + 1)
-        for begin, end in zip(first[np.r_[0, breaks + 1]].tolist(), last[np.r_[breaks, -1]].tolist(), strict=True):
-            position = begin * mmap.PAGESIZE
-            length = min((end + 1) * mmap.PAGESIZE, len(self.mapped)) - position
-            self.mapped.madvise(mmap.MADV_WILLNEED, position, length)
-        return self.features[indices]
+        ask_for(self.mapped, [page_range(self.offset + start * row_bytes, (stop - start) * row_bytes)])
+        return self.features[start:stop]
+
+    def ask(self, indices: NDArray[np.int64]) -> list[Range]:
+        """Makes the system begin to read the named rows, and no other; the result is for ``take``."""
+        row_bytes = self.features.strides[0]
+        ranges = ranges_of_rows(self.offset + indices * row_bytes, row_bytes)
+        ask_for(self.mapped, ranges)
+        return ranges
+
+    def take(self, indices: NDArray[np.int64], ranges: list[Range]) -> NDArray[np.floating[Any]]:
+        """Copies of the named rows, ``[len(indices), dim]``; their pages do not stay in this process."""
+        rows = self.features[indices]
+        let_go(self.mapped, ranges)
+        return rows
+
+    def _rebuild_lookup(self) -> Lookup:
+        columns = (column.to_pylist() for column in self.keys().columns)
+        return make_lookup(hash_keys(zip(*columns, strict=True)))
 
 
 def make_batch(
@@ -125,8 +143,9 @@ def make_batch(
         _FEATURES_HASH: _hash_features(values, [values]),
     }
     feature = pa.FixedSizeListArray.from_arrays(flat, shape[1])
-    schema = table.schema.append(pa.field("feature", feature.type)).with_metadata(_KEYS.metadata | extra)
-    return pa.RecordBatch.from_arrays([*columns, feature], schema=schema)
+    lookup, fields = to_columns(make_lookup(hash_keys(keys)))
+    schema = pa.schema([*table.schema, *fields, pa.field("feature", feature.type)], metadata=_KEYS.metadata | extra)
+    return pa.RecordBatch.from_arrays([*columns, *lookup, feature], schema=schema)
 
 
 def write_batch(file: BinaryIO, batch: Any) -> None:
@@ -141,18 +160,30 @@ def read_fingerprint(directory: Directory, name: str) -> Fingerprint:
         return _fingerprint(pa.ipc.open_file(pa.py_buffer(mapped)).schema, name)
 
 
+def map_file(directory: Directory, name: str) -> mmap.mmap:
+    """Maps the file of a shard, and makes the system begin to read what ``read_header`` looks at."""
+    with directory.mapping(name) as mapped:
+        ask_for_ends(mapped, _HEADER_BYTES)
+        return mapped
+
+
 def map_shard(directory: Directory, name: str) -> MappedShard:
     """Maps a shard; raises ``StoreError`` if the file is broken or not a shard of features."""
-    with directory.mapping(name) as mapped:
+    return read_header(directory, name, map_file(directory, name))
+
+
+def read_header(directory: Directory, name: str, mapped: mmap.mmap) -> MappedShard:
+    """The shard in a mapped file; raises ``StoreError`` if it is broken or not a shard of features."""
+    with directory.content_errors(name):
         whole = pa.py_buffer(mapped)
         file = pa.ipc.open_file(whole)
         fingerprint = _fingerprint(file.schema, name)
         if file.num_record_batches != 1:
             raise ValueError(f"it has {file.num_record_batches} record batches, not one")
         batch = file.get_batch(0)
-        batch.validate()
         check_columns(batch.schema, _KEYS)
         column = batch.column("feature")
+        column.validate()  # of the others, what reads them makes sure
         dtype = np.dtype(column.type.value_type.to_pandas_dtype())
         if dtype.name not in _DTYPES or column.null_count:
             raise ValueError(f"its features are {column.type}")

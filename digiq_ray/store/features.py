@@ -1,14 +1,14 @@
 """FeatureStore: frozen VLM features in memory-mapped Arrow shards.
 
 Opening the store maps its shards and reads their headers, whatever their size; a batch touches only the pages of the
-rows that it names. Every shard carries the fingerprint of what made it, and shards that differ are refused. Writing a
-shard holds it in memory twice; its size is the caller's choice.
+rows that it names, and finding rows by their keys a few pages of each shard. So what costs is the number of shards, not
+what they hold: shards of some hundred megabytes are good. Every shard carries the fingerprint of what made it, and
+shards that differ are refused. Writing a shard holds it in memory twice; its size is the caller's choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -17,14 +17,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from digiq_ray.core.errors import StoreError
 from digiq_ray.store.directory import StorePath, check_shard_name, create_directory, open_directory
+from digiq_ray.store.feature_lookup import FeatureKey, Lookup, find, hash_keys
 from digiq_ray.store.feature_shard import (
     SUFFIX,
-    FeatureKey,
     FeatureValueError,
     MappedShard,
     make_batch,
-    map_shard,
+    map_file,
     read_fingerprint,
+    read_header,
     write_batch,
 )
 from digiq_ray.store.fingerprint import Fingerprint
@@ -41,6 +42,7 @@ class FeatureView:
     def __init__(self, shards: Sequence[MappedShard]) -> None:
         self._shards = shards
         self._starts = np.cumsum([0] + [len(shard.features) for shard in shards])
+        self._lookups: list[Lookup] | None = None
 
     def __len__(self) -> int:
         """Number of features."""
@@ -63,7 +65,7 @@ class FeatureView:
 
     @property
     def keys(self) -> Any:
-        """``pa.Table`` of ``episode_id, step, action``, one row for each feature.
+        """``pa.Table`` of ``episode_id, step, action``, one row for each feature. Reads them; ``locate`` does not.
 
         Raises:
             StoreError: the keys of a shard are broken; they are read here, not on opening.
@@ -75,8 +77,58 @@ class FeatureView:
         for shard in self._shards:
             shard.verify()
 
+    def locate(self, keys: Iterable[tuple[str, int, str | None]]) -> NDArray[np.int64]:
+        """Rows ``[len(keys)]`` of the features of ``(episode_id, step, action)``, or -1 where there is none.
+
+        Touches a few pages of each shard's lookup, so its cost depends on how many keys are asked for and hardly on
+        how many there are. A key that occurs more than once is found where it occurs first.
+
+        Raises:
+            StoreError: the lookup of a shard is broken.
+        """
+        if self._lookups is None:
+            self._lookups = [shard.lookup() for shard in self._shards]
+        wanted = hash_keys(keys)
+        rows = np.full(len(wanted), -1, dtype=np.int64)
+        missing = np.argsort(wanted)  # ascending needles walk through a table in its order
+        for shard, start, lookup in zip(self._shards, self._starts, self._lookups, strict=False):
+            if not len(missing):
+                break
+            with shard.directory.content_errors(shard.name):
+                found = find(lookup, wanted[missing])
+            rows[missing] = np.where(found < 0, -1, found + start)
+            missing = missing[found < 0]
+        return rows
+
+    def slice(self, start: int, stop: int) -> NDArray[np.floating[Any]]:
+        """Features ``[stop - start, dim]`` of a range of rows, read-only.
+
+        If one shard holds the whole range, which ``shard_starts`` tells, the array shares the mapping: nothing is
+        copied, and the system begins to read its pages. Otherwise it is a copy.
+
+        Raises:
+            IndexError: the range is not within ``[0, len]``.
+        """
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"feature rows must lie in [0, {len(self)}), not [{start}, {stop})")
+        owner = int(np.searchsorted(self._starts[1:-1], start, side="right"))
+        first = int(self._starts[owner])
+        if stop <= self._starts[owner + 1]:
+            return self._shards[owner].slice(start - first, stop - first)
+        copy = self.rows(np.arange(start, stop))
+        copy.flags.writeable = False
+        return copy
+
+    @property
+    def shard_starts(self) -> NDArray[np.int64]:
+        """First row of each shard, ``[shards]``."""
+        return self._starts[:-1].copy()
+
     def rows(self, indices: ArrayLike) -> NDArray[np.floating[Any]]:
-        """Features ``[len(indices), dim]`` in the order of ``indices`` (integers in ``[0, len)``, repeats allowed).
+        """Copies of the features of ``indices``, in their order and shape: ``[*shape of indices, dim]``.
+
+        Args:
+            indices: Integers in ``[0, len)``; repeats are allowed.
 
         Raises:
             IndexError: an index is out of range or not an integer.
@@ -84,15 +136,19 @@ class FeatureView:
         wanted = np.asarray(indices)
         if wanted.size and wanted.dtype.kind not in "iu":
             raise IndexError(f"feature rows are integers, not {wanted.dtype}")
-        wanted = wanted.astype(np.int64)
-        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
-            raise IndexError(f"feature rows must lie in [0, {len(self)}), not [{wanted.min()}, {wanted.max()}]")
-        out = np.empty((len(wanted), self.dim), dtype=self.dtype)
-        owners = np.searchsorted(self._starts, wanted, side="right") - 1
-        for owner in np.unique(owners):
+        flat = wanted.astype(np.int64).reshape(-1)
+        if flat.size and (flat.min() < 0 or flat.max() >= len(self)):
+            raise IndexError(f"feature rows must lie in [0, {len(self)}), not [{flat.min()}, {flat.max()}]")
+        owners = np.searchsorted(self._starts, flat, side="right") - 1
+        out = np.empty((len(flat), self.dim), dtype=self.dtype)
+        asked = []
+        for owner in np.unique(owners).tolist():  # all are asked for before the first is waited for
             here = np.flatnonzero(owners == owner)
-            out[here] = self._shards[owner].rows(wanted[here] - self._starts[owner])
-        return out
+            local = flat[here] - self._starts[owner]
+            asked.append((here, self._shards[owner], local, self._shards[owner].ask(local)))
+        for here, shard, local, ranges in asked:
+            out[here] = shard.take(local, ranges)
+        return out.reshape(*wanted.shape, self.dim)
 
 
 class FeatureStore:
@@ -111,8 +167,8 @@ class FeatureStore:
         return cls(create_directory(path).path)
 
     @property
-    def path(self) -> Path:
-        """Where the shards lie."""
+    def path(self) -> Any:
+        """Where the shards lie: a ``Path``, or the like for ``s3://``."""
         return self._directory.path
 
     def shards(self) -> set[str]:
@@ -148,7 +204,7 @@ class FeatureStore:
         return self._directory.publish(name, lambda file: write_batch(file, batch))
 
     def open(self, expected: Fingerprint | None = None) -> FeatureView:
-        """Maps the shards that are there now, in name order; costs the same whatever their size.
+        """Maps the shards that are there now, in name order; costs a header for each, whatever its size.
 
         Raises:
             FingerprintMismatchError: a shard's fingerprint is not ``expected``, or not that of the first shard.
@@ -157,7 +213,8 @@ class FeatureStore:
         names = self._directory.names(SUFFIX)
         if not names:
             raise StoreError(f"{self.path}: holds no features; embed them first")
-        shards = [map_shard(self._directory, name) for name in names]
+        files = [map_file(self._directory, name) for name in names]  # all are asked for before the first is read
+        shards = [read_header(self._directory, name, file) for name, file in zip(names, files, strict=True)]
         wanted = expected or shards[0].fingerprint
         first = shards[0].features
         for name, shard in zip(names, shards, strict=True):
