@@ -17,13 +17,15 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+APPIUM := emulator_workers/appium
+APPIUM_STAMP := $(APPIUM)/node_modules/.package-lock.json
 
 .PHONY: help setup demo test lint bench tiny-vlm clean
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-setup: $(STAMP) ## Makes .venv with everything that the project needs
+setup: $(STAMP) $(if $(shell command -v npm),$(APPIUM_STAMP)) ## Makes .venv, and Appium's packages where Node is there
 
 demo: $(STAMP) ## Runs the whole recipe on simulated phones
 	@$(BIN)/digiq demo $(ARGS)
@@ -51,6 +53,10 @@ tiny-vlm: $(STAMP) ## Trains the tiny VLM that the package carries
 clean: ## Removes build outputs and caches; keeps runs and .venv
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	@find . -path ./$(VENV) -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+$(APPIUM_STAMP): $(APPIUM)/package-lock.json
+	@cd $(APPIUM) && npm ci --no-fund --no-audit --loglevel=error
+	@touch $@
 
 # torch first and alone, so that pip takes the build that is meant for this machine.
 $(STAMP): pyproject.toml constraints.txt

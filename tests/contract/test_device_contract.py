@@ -12,9 +12,15 @@ from PIL import Image
 
 from digiq_ray.core.tasks import Task
 from emulator_workers.devices.base import ActionRejected, Device, DeviceError, Frame, Key, Recovery, Reset
+from emulator_workers.devices.chromium import ChromiumDevice
 from emulator_workers.environment import TaskAware
 from emulator_workers.simphone.device import SimulatedDevice
 from emulator_workers.simphone.phone import CALM
+from emulator_workers.stub.android_stub import AndroidStub
+from emulator_workers.stub.device import StubDevice
+from emulator_workers.stub.phone import StubPhone
+from emulator_workers.webphone.device import WebPhoneDevice
+from tests.emulator_workers.appium_testing import need_adb, need_appium, need_chromium, shared_server, site
 
 TASK = Task("contract/0", "open the notes app", 10, "test", kind="open", goal={"kind": "open", "app": "notes"}, seed=3)
 
@@ -28,12 +34,14 @@ class DeviceCase:
         make: A device that is not started.
         focus: Brings a reset device to where a text field has the focus, by touches alone.
         ignore_top: Share of the screen's height with a clock, left out when frames are compared.
+        keep: Whether one device serves all tests, because its start is expensive.
     """
 
     name: str
     make: Callable[[], Device]
     focus: Callable[[Device], None]
     ignore_top: float = 0.0
+    keep: bool = False
 
 
 def _simulated() -> Device:
@@ -47,25 +55,94 @@ def _focus_simulated(device: Device) -> None:
     device.tap(0.5, 0.25)
 
 
-CASES = [DeviceCase("simulated", _simulated, _focus_simulated, ignore_top=1 / 16)]
+def _chromium() -> Device:
+    need_chromium()
+    return ChromiumDevice("contract", shared_server(), home_url=f"{site()}/")
 
 
-@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def _focus_page(device: Device) -> None:
+    device.tap(0.5, 0.3)
+    device.screenshot()
+    device.tap(0.5, 0.3)
+
+
+def _web_phone() -> Device:
+    need_chromium()
+    return WebPhoneDevice("contract", shared_server(), hazards=CALM)
+
+
+def _focus_web_phone(device: Device) -> None:
+    assert isinstance(device, WebPhoneDevice)
+    notes = next(element for element in device.phone.elements() if element.name == "notes")
+    device.tap(*notes.centre)
+    device.tap(0.5, 0.25)
+
+
+def _android() -> Device:
+    need_appium()
+    need_adb()
+    return StubDevice(AndroidStub().add(hazards=CALM), shared_server())
+
+
+def _focus_android(device: Device) -> None:
+    assert isinstance(device, StubDevice)
+    assert isinstance(device.phone, StubPhone)
+    notes = next(element for element in device.phone.screen.phone.elements() if element.name == "notes")
+    device.tap(*notes.centre)
+    device.tap(0.5, 0.25)
+
+
+CASES = [
+    DeviceCase("simulated", _simulated, _focus_simulated, ignore_top=1 / 16),
+    DeviceCase("android", _android, _focus_android, ignore_top=1 / 16, keep=True),
+    DeviceCase("chromium", _chromium, _focus_page, keep=True),
+    DeviceCase("web_phone", _web_phone, _focus_web_phone, ignore_top=1 / 16, keep=True),
+]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name, scope="module")
 def case(request: pytest.FixtureRequest) -> DeviceCase:
     return request.param
 
 
+@pytest.fixture(scope="module")
+def kept(case: DeviceCase) -> Iterator[list[Device]]:
+    """The device that serves all tests of its case, once there is one."""
+    devices: list[Device] = []
+    yield devices
+    for device in devices:
+        device.close()
+
+
 @pytest.fixture
-def device(case: DeviceCase) -> Iterator[Device]:
-    """A device that is started and knows its task."""
-    made = case.make()
-    start(made)
+def closed(case: DeviceCase, kept: list[Device]) -> Iterator[Device]:
+    """A device that had a session and was closed."""
+    made = kept[0] if kept else case.make()
+    if not kept or made.healthy():
+        start(made)
+        made.reset()
+        made.close()
+    if case.keep and not kept:
+        kept.append(made)
     yield made
     made.close()
 
 
-def start(device: Device) -> None:
-    device.start()
+@pytest.fixture
+def device(case: DeviceCase, kept: list[Device]) -> Iterator[Device]:
+    """A device that is started and knows its task."""
+    made = kept[0] if kept else case.make()
+    if case.keep and not kept:
+        kept.append(made)
+    start(made, again=not made.healthy())
+    yield made
+    if not case.keep:
+        made.close()
+
+
+def start(device: Device, *, again: bool = True) -> None:
+    if again:
+        device.start()
     if isinstance(device, TaskAware):
         device.prepare(TASK)
 
@@ -118,11 +195,9 @@ def test_closing_twice_is_harmless(device):
     ],
     ids=["screenshot", "reset", "tap", "swipe", "type_text", "press"],
 )
-def test_a_closed_device_raises_a_typed_error_that_a_new_session_mends(device, call):
-    device.reset()
-    device.close()
+def test_a_closed_device_raises_a_typed_error_that_a_new_session_mends(closed, call):
     with pytest.raises(DeviceError) as raised:
-        call(device)
+        call(closed)
     assert raised.value.recovery is not Recovery.NONE
     assert "\n" not in str(raised.value)
 
