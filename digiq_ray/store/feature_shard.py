@@ -156,8 +156,8 @@ def write_batch(file: BinaryIO, batch: Any) -> None:
 
 def read_fingerprint(directory: Directory, name: str) -> Fingerprint:
     """The fingerprint of a shard; raises ``StoreError`` if the file is broken."""
-    with directory.mapping(name) as mapped:
-        return _fingerprint(pa.ipc.open_file(pa.py_buffer(mapped)).schema, name)
+    with directory.reading(name) as file:
+        return _fingerprint(pa.ipc.open_file(file).schema, name)
 
 
 def map_file(directory: Directory, name: str) -> mmap.mmap:
