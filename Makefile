@@ -41,8 +41,7 @@ lint: $(STAMP) ## Checks style, format, types and import rules
 
 bench: $(STAMP) ## Runs the benchmarks; results in runs/benchmarks
 	@mkdir -p runs/benchmarks
-	@for file in benchmarks/[a-z]*.py; do \
-	    [ -e "$$file" ] || continue; \
+	@for file in $$(grep -l __main__ benchmarks/[a-z]*.py); do \
 	    name=$$(basename "$$file" .py); \
 	    $(BIN)/python -m "benchmarks.$$name" --json "runs/benchmarks/$$name.json" $(ARGS); \
 	done

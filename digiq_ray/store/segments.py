@@ -33,7 +33,7 @@ from digiq_ray.store.schema import SHARD_KEY
 from digiq_ray.store.screens import HASH, SCREEN, new_screen_bytes, resolve_screens, share_screens
 
 # A row group closes at the first episode that reaches one of these: what reading one episode may cost.
-_GROUP_ROWS = 256
+_GROUP_ROWS = 4096
 _GROUP_BYTES = 1 << 20
 
 
