@@ -6,7 +6,7 @@ network, and tell how many requests the store makes rather than how fast Amazon 
 
 An episode has ten actions and eleven different screens of 30 kB. ``commit_ms``: ``append`` of one episode, acknowledged
 when it outlives a power cut, the median over the episodes of a repeat. ``scan_mb_s``: all columns with all screens by
-``table`` of a newly opened store, bytes of the files over seconds, from as many segments as there were commits;
+``table`` of a newly opened store, megabytes of screens a second, from as many segments as there were commits;
 ``compacted_mb_s`` the same of one segment. Local files are dropped from the page cache before each scan.
 """
 

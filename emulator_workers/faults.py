@@ -18,15 +18,15 @@ from digiq_ray.core.rng import uniforms
 from digiq_ray.core.tasks import Task
 from digiq_ray.evaluation.judges import ask_device
 from emulator_workers.devices.base import Device, DeviceInfo, DeviceUnreachable, Frame, Key, Reset, SessionLost
-from emulator_workers.environment import TaskAware
+from emulator_workers.environment import FrameByFrame, TaskAware
 
 
 class FaultKind(enum.StrEnum):
     """What can go wrong.
 
-    ``CRASH`` loses the session until a restart; ``UNREACHABLE`` fails one call; ``HANG`` blocks for the fault's
-    seconds and then fails; ``SLOW`` blocks and goes on; ``WRONG_FRAME`` gives the previous frame; ``BROKEN_IMAGE``
-    gives half of the image's bytes.
+    ``CRASH`` loses the session until a restart or a reset to ``SESSION`` or more; ``UNREACHABLE`` fails one call;
+    ``HANG`` blocks for the fault's seconds and then fails; ``SLOW`` blocks and goes on; ``WRONG_FRAME`` gives the
+    previous frame; ``BROKEN_IMAGE`` gives half of the image's bytes.
     """
 
     CRASH = "crash"
@@ -126,9 +126,15 @@ class FaultyDevice:
         if isinstance(self._device, TaskAware):
             self._device.prepare(task)
 
+    def next_frame(self) -> None:
+        """Hands it on to a device whose time passes a frame at a time."""
+        if isinstance(self._device, FrameByFrame):
+            self._device.next_frame()
+
     def reset(self, level: Reset = Reset.HOME) -> Frame:
-        """Resets the device; the steps of the plan count from here."""
+        """Resets the device; the steps of the plan count from here. More than a ``HOME`` mends a crash."""
         self._step = 0
+        self._crashed &= level is Reset.HOME
         self._strike(frame=True)
         return self._distorted(self._device.reset(level))
 
@@ -174,7 +180,7 @@ class FaultyDevice:
     def _strike(self, *, frame: bool = False) -> None:
         """Counts a call and injects what the plan has for it; frame faults are kept for ``_distorted``."""
         if self._crashed:
-            raise SessionLost("injected: the session has crashed; restart the device")
+            raise SessionLost("injected: the session has crashed; begin a new one")
         kind = self._due(frame)
         self._calls += 1
         if kind in _FRAME_FAULTS:

@@ -1,38 +1,42 @@
 """Pools turn a list of jobs into episodes in a store: one on Ray that survives its workers, one in this process.
 
-The Ray pool hands chunks of jobs to actors, probes their progress, and replaces a worker that died or hangs; its chunk
-goes back to the queue, and whoever takes it skips the episodes that are published. Only jobs and counters travel
-through this process. Every wait has a deadline: a round waits ``probe_seconds`` at most, a worker may stand still for
-``stall_seconds``, and the pool may be without any worker that is ready for ``start_seconds``.
+The Ray pool hands jobs to actors, keeps their queues filled, probes their progress, and replaces a worker that died or
+hangs; its jobs go back to the queue, less those that the store has. A job that failed on a worker with one device goes
+to another worker. Only jobs and counters travel through this process. Every wait has a deadline: a round waits
+``probe_seconds`` at most, a worker may stand still for ``stall_seconds``, and the pool may be without any worker that
+is ready for ``start_seconds``. Inside a worker the phases of each device have deadlines of their own.
 
-Ray's own parts are used where they fit: actors, concurrency groups, custom resources, ``ray.wait``, ``ray.kill``.
+Ray's own parts are used where they fit: actors, concurrency groups, custom resources, ``ray.wait``, ``ray.kill``. The
+pool asks for all the workers that it wants, so that an autoscaler sees them wait; ``resize`` changes how many.
 ``ray.util.ActorPool`` neither replaces an actor nor sees one that hangs. ``max_restarts`` with ``max_task_retries``
-mends crashes, but not hangs, and out of sight: its budget is per actor, nothing is counted per cause, and a chunk
+mends crashes, but not hangs, and out of sight: its budget is per actor, nothing is counted per cause, and a job
 stays with its actor instead of going to one that is free. Both are left at 0 here.
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
-from digiq_ray.core.errors import DeadlineExceededError, DigiQError, InputError, WorkerLostError
-from emulator_workers.devices.base import DeviceError
-from emulator_workers.rollout import Job, RolloutStats
-from emulator_workers.worker import EmulatorWorker, WorkerProgress, WorkerReport, WorkerSpec
+from digiq_ray.core.errors import DigiQError, InputError
+from emulator_workers.capacity import in_words, lacking, why_waiting
+from emulator_workers.farm_state import FarmDirectory
+from emulator_workers.jobs import Job
+from emulator_workers.stats import RolloutStats
+from emulator_workers.supervisor import CONTROL, Supervisor
+from emulator_workers.worker import EmulatorWorker, WorkerSpec
 
-log = logging.getLogger(__name__)
-
-CONTROL = "control"
-CLOSE_SECONDS = 10.0
 OnProgress = Callable[[int, int], None]
+
+
+class FarmDrainedError(DigiQError):
+    """A farm was drained on request before all of its jobs were done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +47,10 @@ class PoolReport:
         jobs: Jobs asked for; all of them are in the store now.
         skipped: Those that were there before.
         losses: Workers lost, by cause: ``died``, ``hung``, or the type of the device error that ended one.
-        stats: Sums over the workers; what a lost worker did in its last chunk is not in them.
+        stats: Sums over the workers; of a lost worker, what was last heard.
         seconds: Wall time.
+        while_busy: The same sums at the moment when the last job had been handed out: after that devices stand idle
+            because nothing is left to do.
     """
 
     jobs: int
@@ -52,6 +58,40 @@ class PoolReport:
     losses: dict[str, int]
     stats: RolloutStats
     seconds: float
+    while_busy: RolloutStats = field(default_factory=RolloutStats)
+
+    @property
+    def episodes_per_hour(self) -> float:
+        """Episodes that were played here, an hour."""
+        return 3600 * self.stats.episodes / self.seconds if self.seconds else 0.0
+
+    @property
+    def utilisation(self) -> float | None:
+        """Share of the slots' time in which devices worked, while there were jobs to hand out."""
+        return self.while_busy.utilisation
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures of a report."""
+        stats = self.stats
+        return {
+            "jobs": self.jobs,
+            "skipped": self.skipped,
+            "episodes": stats.episodes,
+            "steps": stats.steps,
+            "retries": stats.retries,
+            "restarts": stats.restarts,
+            "losses": self.losses,
+            "device_errors": stats.device_errors,
+            "recoveries": stats.recoveries,
+            "quarantined": stats.quarantined,
+            "screens": stats.tags,
+            "utilisation": self.utilisation,
+            "utilisation_to_the_end": stats.utilisation,
+            "phase_seconds": stats.phase_seconds,
+            "cpu_seconds": stats.cpu_seconds,
+            "episodes_per_hour": self.episodes_per_hour,
+            "seconds": self.seconds,
+        }
 
 
 class Pool(Protocol):
@@ -96,7 +136,7 @@ class SerialPool:
             report = worker.run(left, lambda done: on_progress(skipped + done, len(jobs)))
         finally:
             worker.close()
-        return PoolReport(len(jobs), skipped, {}, report.stats, time.monotonic() - began)
+        return PoolReport(len(jobs), skipped, {}, report.stats, time.monotonic() - began, report.stats)
 
 
 class EmulatorPool:
@@ -104,12 +144,13 @@ class EmulatorPool:
 
     Args:
         spec: What each worker is made of.
-        workers: How many actors at most; never more than there are chunks.
+        workers: How many actors are wanted; never more than there is work for.
         num_cpus, resources: What each actor takes from the cluster, for instance ``{"android": 1}``.
         stall_seconds: A worker that moved nothing for so long is hung. Longer than one policy call and one reset.
         start_seconds: How long the pool may be without a ready worker (scheduling, loading the policy).
         probe_seconds: How often a worker is asked for its progress.
         max_worker_losses: How many workers may be lost in one run.
+        farm: Where the state of the farm is told and requests are taken; nowhere by default.
     """
 
     def __init__(
@@ -123,12 +164,13 @@ class EmulatorPool:
         start_seconds: float = 600.0,
         probe_seconds: float = 5.0,
         max_worker_losses: int = 8,
+        farm: Path | None = None,
     ) -> None:
-        if workers < 1:
-            raise InputError(f"a pool needs at least 1 worker, not {workers}")
-        self.spec, self.workers = spec, workers
+        self.spec, self.workers = spec, 0
+        self.resize(workers)
         self.stall_seconds, self.start_seconds, self.probe_seconds = stall_seconds, start_seconds, probe_seconds
         self.max_worker_losses = max_worker_losses
+        self.farm = FarmDirectory(farm) if farm is not None else None
         self._options: dict[str, Any] = {
             "num_cpus": num_cpus,
             "resources": dict(resources or {}),
@@ -136,10 +178,21 @@ class EmulatorPool:
             "scheduling_strategy": "SPREAD",
         }
 
+    def resize(self, workers: int) -> None:
+        """Sets how many workers are wanted, also while ``run`` goes on: more are hired, or some leave when done.
+
+        Raises:
+            InputError: none is wanted.
+        """
+        if workers < 1:
+            raise InputError(f"a pool needs at least 1 worker, not {workers}")
+        self.workers = workers
+
     def run(self, jobs: Sequence[Job], on_progress: OnProgress = _ignore) -> PoolReport:
         """See ``Pool``. No worker is left when it returns or raises.
 
         Raises:
+            FarmDrainedError: somebody drained the farm before all jobs were done.
             WorkerLostError: more workers were lost than ``max_worker_losses``.
             DeadlineExceededError: no worker was ready for ``start_seconds``.
             InputError: Ray is not initialised, or two jobs are the same.
@@ -150,171 +203,40 @@ class EmulatorPool:
         began = time.monotonic()
         left = _unfinished(self.spec, jobs)
         skipped = len(jobs) - len(left)
-        size = max(self.spec.slots, -(-len(left) // (4 * self.workers)))
-        chunks = [_Chunk(left[start : start + size]) for start in range(0, len(left), size)]
-        supervisor = _Supervisor(self, chunks, lambda done: on_progress(skipped + done, len(jobs)))
+        supervisor = Supervisor(self, left, lambda done: on_progress(skipped + done, len(jobs)))
         try:
             supervisor.run()
         finally:
             supervisor.end()
-        return PoolReport(len(jobs), skipped, supervisor.losses, supervisor.stats, time.monotonic() - began)
+        if supervisor.done < len(left):
+            raise FarmDrainedError(
+                f"the farm was drained: {skipped + supervisor.done} of {len(jobs)} episodes are in "
+                f"{self.spec.store_path}; the same command continues"
+            )
+        seconds = time.monotonic() - began
+        return PoolReport(len(jobs), skipped, supervisor.losses, supervisor.stats, seconds, supervisor.while_busy)
 
     @property
-    def takes(self) -> str:
-        """What one worker takes from the cluster, in words."""
-        return ", ".join(
-            f"{amount:g} {name}"
-            for name, amount in {"cpu": self._options["num_cpus"], **self._options["resources"]}.items()
-        )
+    def takes(self) -> dict[str, float]:
+        """What one worker takes from the cluster, by Ray's names."""
+        return {"CPU": self._options["num_cpus"], **self._options["resources"]}
 
-    def hire(self) -> Any:
+    @property
+    def takes_in_words(self) -> str:
+        """What one worker takes from the cluster, for people."""
+        return in_words(self.takes)
+
+    def why_waiting(self, pending: int) -> tuple[str, bool]:
+        """Why ``pending`` workers are not placed, and whether the cluster lacks something for them."""
+        total, free = ray.cluster_resources(), ray.available_resources()
+        said = why_waiting(pending, takes=self.takes, total=total, free=free)
+        return said, bool(lacking(self.takes, total, free))
+
+    def hire(self, name: str) -> Any:
         """A new actor. Probes have a thread of their own, so that they are answered while ``run`` goes on."""
         actor = ray.remote(concurrency_groups={CONTROL: 1})(EmulatorWorker)
-        return actor.options(**self._options).remote(self.spec)
-
-
-@dataclass(slots=True, eq=False)
-class _Chunk:
-    """Jobs that go to one worker; ``done`` of them are known to be published."""
-
-    jobs: Sequence[Job]
-    done: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class _Seat:
-    """A worker: starting, idle, or running a chunk.
-
-    Attributes:
-        call: The pending ``start`` or ``run``; ``None`` when idle.
-        chunk: What it runs.
-        probe: The pending question for its progress.
-        beats: Its last sign of life, seen at ``moved_at`` (monotonic).
-        probed_at: When it was asked last.
-    """
-
-    actor: Any
-    call: Any
-    chunk: _Chunk | None = None
-    probe: Any = None
-    beats: int = -1
-    moved_at: float = field(default_factory=time.monotonic)
-    probed_at: float = field(default_factory=time.monotonic)
-
-    @property
-    def starting(self) -> bool:
-        return self.call is not None and self.chunk is None
-
-
-class _Supervisor:
-    """One run of an ``EmulatorPool``."""
-
-    def __init__(self, pool: EmulatorPool, chunks: Sequence[_Chunk], on_done: Callable[[int], None]) -> None:
-        self._pool, self._chunks, self._on_done = pool, chunks, on_done
-        self._queue = deque(chunks)
-        self._seats: list[_Seat] = []
-        self._shown = -1
-        self._ready_at = time.monotonic()
-        self.losses: dict[str, int] = {}
-        self.stats = RolloutStats()
-
-    def run(self) -> None:
-        """Rounds of hiring, handing out, one bounded wait, and looking after the workers, until nothing is left."""
-        self._show()
-        while self._queue or any(seat.chunk is not None for seat in self._seats):
-            self._hire_and_hand_out()
-            calls = [ref for seat in self._seats for ref in (seat.call, seat.probe) if ref is not None]
-            answered, _ = ray.wait(calls, num_returns=1, timeout=self._pool.probe_seconds)
-            for ref in answered:
-                self._receive(ref)
-            self._look_after()
-            self._show()
-
-    def end(self) -> None:
-        """Lets idle workers close their devices, within a deadline, and ends all of them."""
-        closing = [seat.actor.close.remote() for seat in self._seats if seat.call is None]
-        if closing:
-            ray.wait(closing, num_returns=len(closing), timeout=CLOSE_SECONDS)
-        for seat in self._seats:
-            ray.kill(seat.actor)
-        self._seats.clear()
-
-    def _show(self) -> None:
-        done = sum(chunk.done for chunk in self._chunks)
-        if done != self._shown:
-            self._shown = done
-            self._on_done(done)
-
-    def _hire_and_hand_out(self) -> None:
-        busy = sum(seat.chunk is not None for seat in self._seats)
-        for _ in range(min(self._pool.workers, busy + len(self._queue)) - len(self._seats)):
-            actor = self._pool.hire()
-            self._seats.append(_Seat(actor, actor.start.remote()))
-        for seat in self._seats:
-            if seat.call is None and self._queue:
-                seat.chunk = self._queue.popleft()
-                seat.call = seat.actor.run.remote(seat.chunk.jobs)
-                seat.moved_at = time.monotonic()
-
-    def _receive(self, ref: Any) -> None:
-        """Takes an answer, or the news that its worker is lost."""
-        seat = next(seat for seat in self._seats if ref in (seat.call, seat.probe))
-        try:
-            answer = ray.get(ref, timeout=self._pool.stall_seconds)
-        except (RayActorError, OutOfMemoryError) as error:
-            if isinstance(error, RayActorError) and error.actor_init_failed:
-                reason = str(error).strip().splitlines()[-1]
-                raise DigiQError(f"an emulator worker cannot be made: {reason}") from error
-            self._lose(seat, "died", error)
-            return
-        except RayTaskError as error:
-            if isinstance(error.cause, DeviceError):
-                self._lose(seat, type(error.cause).__name__, error.cause)
-                return
-            if isinstance(error.cause, DigiQError):
-                raise error.cause from error
-            raise
-        if isinstance(answer, WorkerProgress):
-            seat.probe = None
-            if answer.beats != seat.beats:
-                seat.beats, seat.moved_at = answer.beats, time.monotonic()
-            if seat.chunk is not None:
-                seat.chunk.done = max(seat.chunk.done, answer.done)
-            return
-        if isinstance(answer, WorkerReport) and seat.chunk is not None:
-            self.stats.add(answer.stats)
-            seat.chunk.done = len(seat.chunk.jobs)
-        seat.call = seat.chunk = seat.probe = None
-
-    def _look_after(self) -> None:
-        """Replaces workers that stand still and asks the others how far they are."""
-        now = time.monotonic()
-        if not all(seat.starting for seat in self._seats):
-            self._ready_at = now
-        elif now - self._ready_at > self._pool.start_seconds:
-            raise DeadlineExceededError(
-                f"no emulator worker was ready within {self._pool.start_seconds:g} s: ask for less per worker "
-                f"({self._pool.takes}), add nodes, or raise start_seconds"
-            )
-        for seat in [seat for seat in self._seats if seat.chunk is not None]:
-            if now - seat.moved_at > self._pool.stall_seconds:
-                self._lose(seat, "hung", f"nothing moved for {self._pool.stall_seconds:g} s")
-            elif seat.probe is None and now - seat.probed_at >= self._pool.probe_seconds:
-                seat.probed_at = now
-                seat.probe = seat.actor.progress.options(concurrency_group=CONTROL).remote()
-
-    def _lose(self, seat: _Seat, cause: str, why: object) -> None:
-        """Ends a worker, gives its chunk back, and counts the loss against the budget."""
-        self._seats.remove(seat)
-        ray.kill(seat.actor)
-        if seat.chunk is not None:
-            self._queue.appendleft(seat.chunk)
-        self.losses[cause] = self.losses.get(cause, 0) + 1
-        lost, budget = sum(self.losses.values()), self._pool.max_worker_losses
-        log.warning("an emulator worker is lost (%s, %d of at most %d): %s", cause, lost, budget, why)
-        if lost > budget:
-            causes = ", ".join(f"{count} {name}" for name, count in sorted(self.losses.items()))
-            raise WorkerLostError(
-                f"{lost} emulator workers were lost ({causes}), more than max_worker_losses={budget}; what was "
-                f"finished is in {self._pool.spec.store_path}: mend the cause and run the same command again"
-            )
+        return actor.options(**self._options).remote(
+            self.spec,
+            hand_over=self.spec.slots == 1 and self.workers > 1,
+            log_file=self.farm.log_path(name) if self.farm is not None else None,
+        )

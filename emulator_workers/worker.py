@@ -3,21 +3,34 @@
 It knows nothing of Ray: the pool wraps it in an actor, the serial pool calls it, and tests use it as it is. An episode
 is acknowledged only after its segment is published, and jobs whose episodes the store has already are skipped: a
 worker may die at any moment, and whoever is given the same jobs again does what is left. Devices and the policy live
-as long as the worker, so that a new chunk of jobs does not pay for their start.
+as long as the worker. While ``run`` goes on another thread may give more jobs, ask for the progress, take jobs that
+failed here away (for another worker), have the devices restarted, and drain the worker.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import Protocol
 
 from digiq_ray.core.episodes import Episode
 from digiq_ray.core.policies import Policy
 from digiq_ray.store.episodes import EpisodeStore
+from emulator_workers.concurrent import ConcurrentRollout
 from emulator_workers.environment import Environment
-from emulator_workers.rollout import Job, RolloutStats, rollout
+from emulator_workers.jobs import Job, JobQueue, Ticket
+from emulator_workers.phases import Deadlines
+from emulator_workers.rollout import run_rounds
+from emulator_workers.slot import Rules, Slot
+from emulator_workers.stats import RolloutStats
+
+_LOG_BYTES = 2**20
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class EpisodeSink(Protocol):
@@ -46,8 +59,13 @@ class WorkerSpec:
         make_policy: Makes the policy.
         store_path: Where episodes are written.
         slots: Environments that are live at once.
+        concurrent: A thread for each slot, for devices that take their time; else all slots in one thread, in rounds.
+        deadlines: Most seconds of each phase, where slots have threads.
         flush_episodes: Episodes per segment; what is not yet published is lost with the worker and done again.
+        flush_seconds: An episode waits no longer than this for its segment, if another ends after it.
         device_retries: How often a job is begun again after a device error.
+        quarantine_after: Failed resets in a row after which a slot is given up.
+        restart_every: Episodes after which a device is rebooted; 0: never.
         open_store: Opens ``store_path``.
     """
 
@@ -55,37 +73,69 @@ class WorkerSpec:
     make_policy: Callable[[], Policy]
     store_path: str
     slots: int = 4
+    concurrent: bool = False
+    deadlines: Deadlines = field(default_factory=Deadlines)
     flush_episodes: int = 32
+    flush_seconds: float = 60.0
     device_retries: int = 2
+    quarantine_after: int = 6
+    restart_every: int = 0
     open_store: Callable[[str], EpisodeSink] = open_episode_store
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerProgress:
-    """A sign of life: ``beats`` changes as long as anything moves; ``done`` jobs of the present run are published."""
+    """A sign of life: ``beats`` changes as long as anything moves.
+
+    Attributes:
+        beats: Signs of life so far.
+        done: Jobs of the present run that are published.
+        waiting: Jobs that no slot has taken yet.
+        handed: Jobs that failed here and are to be done elsewhere; they are told once.
+        stats: Statistics of the present run so far.
+    """
 
     beats: int
     done: int
+    waiting: int = 0
+    handed: tuple[Ticket, ...] = ()
+    stats: RolloutStats = field(default_factory=RolloutStats, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """What one run did: jobs that were in the store before, and the statistics of the others."""
+    """What one run did.
+
+    Attributes:
+        skipped: Jobs that were in the store before.
+        stats: The statistics of the others.
+        handed: Jobs that are to be done elsewhere and were not told of before.
+    """
 
     skipped: int
     stats: RolloutStats
+    handed: tuple[Ticket, ...] = ()
 
 
 class EmulatorWorker:
-    """Owns devices and a policy. One thread calls ``start``, ``run`` and ``close``; another may ask ``progress``."""
+    """Owns devices and a policy. One thread calls ``start``, ``run`` and ``close``; another may call the rest.
 
-    def __init__(self, spec: WorkerSpec) -> None:
-        self._spec = spec
+    Args:
+        spec: What it is made of.
+        hand_over: Jobs that failed are handed over for another worker, instead of to another slot.
+        log_file: Gets what the worker logs.
+    """
+
+    def __init__(self, spec: WorkerSpec, *, hand_over: bool = False, log_file: Path | None = None) -> None:
+        self._spec, self._hand_over = spec, hand_over
         self._ready: tuple[EpisodeSink, Policy] | None = None
-        self._environments: list[Environment] = []
-        self._stats = RolloutStats()
+        self._slots: list[Slot] = []
+        self._draining = False
+        self._rules: Rules | None = None
         self._earlier_beats = 0
-        self._done = 0
+        self._done = self._restarts = 0
+        if log_file is not None:
+            log_to(log_file)
 
     def start(self) -> int:
         """Opens the store and loads the policy, unless that is done; returns the process id.
@@ -97,8 +147,8 @@ class EmulatorWorker:
             self._ready = (self._spec.open_store(self._spec.store_path), self._spec.make_policy())
         return os.getpid()
 
-    def run(self, jobs: Sequence[Job], on_published: Callable[[int], None] | None = None) -> WorkerReport:
-        """Carries out the jobs that the store does not have, and publishes their episodes.
+    def run(self, jobs: Sequence[Job | Ticket], on_published: Callable[[int], None] | None = None) -> WorkerReport:
+        """Carries out the jobs that the store does not have, and those that are given meanwhile.
 
         Args:
             jobs: In any order.
@@ -112,11 +162,14 @@ class EmulatorWorker:
         assert self._ready is not None
         store, policy = self._ready
         stored = store.episode_ids()
-        left = [job for job in jobs if job.episode_id not in stored]
+        left = [job for job in jobs if _job(job).episode_id not in stored]
         skipped = self._done = len(jobs) - len(left)
         pending: list[Episode] = []
+        published_at = time.monotonic()
 
         def publish() -> None:
+            nonlocal published_at
+            published_at = time.monotonic()
             batch = pending.copy()
             pending.clear()
             if batch:
@@ -128,31 +181,49 @@ class EmulatorWorker:
         def keep(episode: Episode, job: Job) -> None:
             del job
             pending.append(episode)
-            if len(pending) >= self._spec.flush_episodes:
+            late = time.monotonic() - published_at > self._spec.flush_seconds
+            if len(pending) >= self._spec.flush_episodes or late:
                 publish()
 
         publish()
-        self._stats = stats = RolloutStats()
+        self._rules = rules = self._new_rules(left, keep)
+        if self._draining:
+            rules.queue.drain()
         try:
-            rollout(
-                left,
-                policy=policy,
-                make_environment=self._spec.make_environment,
-                slots=self._spec.slots,
-                on_episode=keep,
-                device_retries=self._spec.device_retries,
-                spare=self._environments,
-                stats=stats,
-            )
+            self._play(rules, policy)
         finally:
             publish()
-            self._earlier_beats, self._stats = self.progress().beats, RolloutStats()
+            self._earlier_beats, self._rules = self._earlier_beats + rules.stats.beats, None
             self._done = 0
-        return WorkerReport(skipped, stats)
+        return WorkerReport(skipped, rules.stats, tuple(rules.queue.collect()))
+
+    def give(self, jobs: Sequence[Job | Ticket]) -> bool:
+        """Adds jobs to the present run; ``False`` if it is over, or about to be."""
+        rules = self._rules
+        return rules is not None and rules.queue.add(jobs)
 
     def progress(self) -> WorkerProgress:
         """How far the present run is; answers while ``run`` goes on."""
-        return WorkerProgress(self._earlier_beats + self._stats.steps + self._stats.resets, self._done)
+        rules = self._rules
+        if rules is None:
+            return WorkerProgress(self._earlier_beats, self._done)
+        total = RolloutStats()
+        with rules.lock:
+            total.add(rules.stats)
+        handed = tuple(rules.queue.collect())
+        return WorkerProgress(self._earlier_beats + total.beats, self._done, rules.queue.waiting, handed, total)
+
+    def restart(self) -> None:
+        """Has each device rebooted before its next episode."""
+        self._restarts += 1
+        if self._rules is not None:
+            self._rules.restarts = self._restarts
+
+    def drain(self) -> None:
+        """Begins no more jobs, now and later; the present run ends when its live episodes have ended."""
+        self._draining = True
+        if self._rules is not None:
+            self._rules.queue.drain()
 
     def ping(self) -> int:
         """Answers with the process id."""
@@ -160,5 +231,40 @@ class EmulatorWorker:
 
     def close(self) -> None:
         """Closes the devices. The next ``run`` makes new ones."""
-        while self._environments:
-            self._environments.pop().close()
+        while self._slots:
+            self._slots.pop().close()
+
+    def _new_rules(self, jobs: Sequence[Job | Ticket], keep: Callable[[Episode, Job], None]) -> Rules:
+        spec = self._spec
+        return Rules(
+            queue=JobQueue(jobs, hand_over=self._hand_over),
+            make_environment=spec.make_environment,
+            on_episode=keep,
+            stats=RolloutStats(),
+            device_retries=spec.device_retries,
+            quarantine_after=spec.quarantine_after,
+            restart_every=spec.restart_every,
+            spare=self._slots,
+            restarts=self._restarts,
+        )
+
+    def _play(self, rules: Rules, policy: Policy) -> None:
+        spec = self._spec
+        if spec.concurrent:
+            ConcurrentRollout(rules, policy, spec.slots, spec.deadlines).run()
+        else:
+            run_rounds(rules, policy, spec.slots)
+
+
+def _job(job: Job | Ticket) -> Job:
+    return job.job if isinstance(job, Ticket) else job
+
+
+def log_to(path: Path) -> None:
+    """Writes what this process logs to ``path``, which is cut when it grows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+    root = logging.getLogger("emulator_workers")
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)

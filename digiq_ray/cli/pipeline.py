@@ -12,7 +12,12 @@ from digiq_ray.cli.common import Report, config_options
 from digiq_ray.core.errors import InputError
 from digiq_ray.core.settings import RunSettings
 
-SHORTCUTS = {"--seed": "seed", "--task-set": "tasks.set"}
+SHORTCUTS = {
+    "--seed": "seed",
+    "--task-set": "tasks.set",
+    "--device": "devices.kind",
+    "--workers": "devices.workers",
+}
 
 
 def _where(function: Callable[..., None]) -> Callable[..., None]:

@@ -22,10 +22,31 @@ class TaskSettings(Section):
 class DeviceSettings(Section):
     """The farm."""
 
-    workers: int = Field(2, ge=1, description="worker processes")
+    kind: Literal["simulated", "android", "chromium", "stub"] = Field(
+        "simulated", description="what the devices are; stub is the simulated phone behind the real Android driver"
+    )
+    workers: int = Field(2, ge=1, description="worker processes; each has one device, or many simulated ones")
     slots: int = Field(64, ge=1, description="simulated phones per worker")
+    udids: list[str] = Field([], description="Android: ids of phones or running emulators, as adb devices lists them")
+    avd: str = Field("", description="Android: the AVD whose emulators are started, instead of udids")
+    adb_port: int = Field(5037, ge=1, le=65535, description="Android: port of the adb server that knows the udids")
+    prepared: bool = Field(False, description="Android: Appium's server is installed on the udids already")
+    home_url: str = Field("", description="Chromium: the first page; empty is the simulated phone as a web page")
+    appium_url: str = Field("", description="an Appium server that runs already; empty starts one per worker")
+    settle: bool | None = Field(
+        None, description="wait for settled screens; null: on Android and on web pages, not on simulated phones"
+    )
+    retries: int = Field(2, ge=0, description="how often a task is begun again, on another device if there is one")
+    restart_every: int = Field(0, ge=0, description="episodes after which a device is rebooted; 0 is never")
     stall_seconds: float = Field(120.0, gt=0, description="a worker that moves nothing for so long is replaced")
+    start_seconds: float = Field(600.0, gt=0, description="how long the farm may be without any worker that is ready")
     max_losses: int = Field(8, ge=0, description="how many workers may be lost before a stage fails")
+
+    @model_validator(mode="after")
+    def _android_is_named(self) -> DeviceSettings:
+        if self.kind == "android" and bool(self.udids) == bool(self.avd):
+            raise ValueError("devices.kind=android needs either devices.udids or devices.avd")
+        return self
 
 
 class VlmSettings(Section):

@@ -15,11 +15,11 @@ import torch
 from digiq_ray.core.policies import Policy
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.learner.models import cached_vlm
+from digiq_ray.loops.stages.devices import worker_spec
 from digiq_ray.vlm.sampling import VlmPolicy
 from emulator_workers.environment import Environment
 from emulator_workers.pool import PoolReport, SerialPool
 from emulator_workers.rollout import Job
-from emulator_workers.worker import WorkerSpec
 
 Item = TypeVar("Item")
 OnProgress = Callable[[int, int], None]
@@ -83,11 +83,9 @@ class SerialCluster:
         on_progress: OnProgress,
     ) -> PoolReport:
         """See ``Cluster``."""
-        vlm, devices = self._settings.vlm, self._settings.devices
-        make_policy = functools.partial(_local_policy, model, temperature, vlm.max_tokens, devices.slots)
-        spec = WorkerSpec(
-            make_environment=make_environment, make_policy=make_policy, store_path=store, slots=devices.slots
-        )
+        vlm, slots = self._settings.vlm, self._settings.devices.slots
+        make_policy = functools.partial(_local_policy, model, temperature, vlm.max_tokens, slots)
+        spec = worker_spec(self._settings, make_environment=make_environment, make_policy=make_policy, store=store)
         return SerialPool(spec).run(jobs, on_progress)
 
     def map(self, function: Callable[[Item], int], items: Sequence[Item], on_progress: OnProgress) -> int:

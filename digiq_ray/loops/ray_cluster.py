@@ -23,10 +23,10 @@ from digiq_ray.core.settings import RunSettings
 from digiq_ray.learner.actor import CONTROL, Learner, Training
 from digiq_ray.loops.patience import Patience
 from digiq_ray.loops.reaper import Reaper
+from digiq_ray.loops.stages.devices import backend, farm_directory, worker_spec
 from emulator_workers.environment import Environment
 from emulator_workers.pool import EmulatorPool, PoolReport
 from emulator_workers.rollout import Job
-from emulator_workers.worker import WorkerSpec
 from serve.engine import PolicyEngine, RemotePolicy
 
 Item = TypeVar("Item")
@@ -56,7 +56,9 @@ class RayCluster:
         self._ends = ExitStack()
         if self._own:
             self._ends.enter_context(Reaper())
+            devices = backend(settings).resources
             ray.init(
+                resources={name: amount * settings.devices.workers for name, amount in devices.items()},
                 num_cpus=max(2, os.cpu_count() or 2),
                 include_dashboard=False,
                 logging_level=logging.ERROR,
@@ -86,18 +88,17 @@ class RayCluster:
     ) -> PoolReport:
         """See ``Cluster``."""
         devices = self._settings.devices
-        spec = WorkerSpec(
-            make_environment=make_environment,
-            make_policy=functools.partial(_remote_policy, self._policy_engines(), model, temperature),
-            store_path=store,
-            slots=devices.slots,
-        )
+        make_policy = functools.partial(_remote_policy, self._policy_engines(), model, temperature)
+        spec = worker_spec(self._settings, make_environment=make_environment, make_policy=make_policy, store=store)
         pool = EmulatorPool(
             spec,
             workers=devices.workers,
             num_cpus=0,
+            resources=backend(self._settings).resources,
             stall_seconds=devices.stall_seconds,
+            start_seconds=devices.start_seconds,
             max_worker_losses=devices.max_losses,
+            farm=farm_directory(store),
         )
         return pool.run(jobs, on_progress)
 

@@ -96,7 +96,10 @@ class Device(Protocol):
     Every method but ``close`` and ``healthy`` may raise a ``DeviceError``.
     """
 
-    info: DeviceInfo | None
+    @property
+    def info(self) -> DeviceInfo | None:
+        """Known once it was started."""
+        ...
 
     def start(self) -> None:
         """Makes the device ready; ``info`` is known afterwards."""

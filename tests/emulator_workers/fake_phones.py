@@ -107,6 +107,14 @@ class DeadPhone(FakePhone):
         raise DeviceUnreachable("no answer")
 
 
+class SlowPhone(FakePhone):
+    """A phone whose screens take their time."""
+
+    def screenshot(self) -> Frame:
+        threading.Event().wait(0.05)
+        return super().screenshot()
+
+
 class FatalPhone(FakePhone):
     """A phone that is the end of its worker: its ``at``-th screen kills the process or hangs, or it cannot be reset.
 
@@ -181,6 +189,11 @@ class DicePolicy:
 def make_fake_environment() -> Environment:
     """A fake phone with the oracle judge."""
     return Environment(FakePhone(), OracleJudge())
+
+
+def make_slow_environment() -> Environment:
+    """A phone that takes its time."""
+    return Environment(SlowPhone(), OracleJudge())
 
 
 def make_faulty_environment(plan: FaultPlan) -> Environment:

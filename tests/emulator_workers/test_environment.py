@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import time
 
@@ -13,6 +14,8 @@ from digiq_ray.core.policies import ActResult
 from digiq_ray.evaluation.judges import OracleJudge
 from emulator_workers.devices.base import DeviceUnreachable, Frame, Reset, SessionLost
 from emulator_workers.environment import NO_SCREEN, BrokenFrame, Environment
+from emulator_workers.phases import Phase
+from emulator_workers.settle import SettleSettings
 
 NEXT, BACK = "tap 0.90 0.50", "tap 0.10 0.50"
 
@@ -274,3 +277,136 @@ def test_a_running_episode_cannot_be_taken(environment):
 def test_a_horizon_without_actions_is_refused(environment):
     with pytest.raises(InputError, match="horizon 0"):
         environment.reset(page_task(1, horizon=0))
+
+
+# ---- settling, phases, and being given up from elsewhere
+
+
+class AnimatedPhone(FakePhone):
+    """A phone that shows a change of pages in steps: its first ``frames`` screens after a touch are in between."""
+
+    def __init__(self, frames: int) -> None:
+        super().__init__()
+        self._frames, self._left = frames, 0
+
+    def tap(self, x, y, hold_ms=50):
+        super().tap(x, y, hold_ms)
+        self._left = self._frames
+
+    def screenshot(self):
+        frame = super().screenshot()
+        if self._left <= 0:
+            return frame
+        self._left -= 1
+        return dataclasses.replace(frame, image=encode(100 + 20 * self._left))
+
+
+QUICK = SettleSettings(stable_seconds=0.02, poll_seconds=0.005, deadline_seconds=0.3, change_seconds=0.05)
+
+
+def test_a_settled_screen_is_seen_not_the_one_in_between():
+    environment = Environment(AnimatedPhone(3), OracleJudge(), settle=QUICK)
+    environment.reset(page_task(50))
+    observation, *_, info = environment.step(act("tap 0.10 0.50"))
+    assert observation.screen == encode(-1)
+    assert info["tag"] is None
+
+
+def test_a_screen_that_never_settles_is_tagged_and_counted():
+    environment = Environment(AnimatedPhone(10**6), OracleJudge(), settle=QUICK)
+    environment.reset(page_task(50))
+    *_, info = environment.step(act(NEXT))
+    assert (info["tag"], environment.tags) == ("unsettled", {"unsettled": 1})
+    *_, info = environment.step(act(NEXT))
+    assert (info["tag"], environment.tags) == ("unsettled", {"unsettled": 2})
+
+
+def test_an_action_without_any_effect_is_tagged_frozen():
+    environment = Environment(FakePhone(), OracleJudge(), settle=QUICK)
+    environment.reset(page_task(50))
+    *_, info = environment.step(act("swipe 0.50 0.80 0.50 0.20"))
+    assert info["tag"] == "frozen"
+
+
+@pytest.mark.parametrize("text", ["wait", "complete", "nonsense", "type hello"])
+def test_no_change_is_expected_of_waiting_stopping_nonsense_and_rejected_actions(text):
+    environment = Environment(FakePhone(), OracleJudge(), settle=QUICK)
+    environment.reset(page_task(50))
+    *_, info = environment.step(act(text))
+    assert info["tag"] is None
+
+
+def test_a_device_that_fails_while_settling_truncates():
+    class Failing(AnimatedPhone):
+        def screenshot(self):
+            if self._left == 1:
+                raise SessionLost("gone")
+            return super().screenshot()
+
+    environment = Environment(Failing(3), OracleJudge(), settle=QUICK)
+    environment.reset(page_task(50))
+    *_, info = environment.step(act(NEXT))
+    assert isinstance(info["device_error"], SessionLost)
+    assert environment.episode("e", "v1", "fake").stop_reason is StopReason.DEVICE_ERROR
+
+
+def test_each_phase_of_a_step_is_timed(environment):
+    environment.reset(page_task(5))
+    *_, info = environment.step(act(NEXT))
+    assert set(info["seconds"]) == {"act", "settle", "judge"}
+    assert {phase for phase, seconds in environment.watch.seconds.items() if seconds} == {
+        *(Phase.BOOT, Phase.RESET, Phase.ACT, Phase.SETTLE, Phase.JUDGE)
+    }
+
+
+def test_a_recovery_is_booked_as_one(environment):
+    environment.reset(page_task(5), Reset.SNAPSHOT, recovering=True)
+    assert environment.watch.seconds[Phase.RECOVER] > 0
+    assert environment.watch.seconds[Phase.BOOT] == environment.watch.seconds[Phase.RESET] == 0
+
+
+def test_an_episode_given_up_while_a_call_hangs_is_truncated_and_stays_so(environment, phone, monkeypatch):
+    environment.reset(page_task(5))
+    environment.step(act(NEXT))
+    screenshot = phone.screenshot
+
+    def given_up_meanwhile():
+        environment.give_up()
+        return screenshot()
+
+    monkeypatch.setattr(phone, "screenshot", given_up_meanwhile)
+    observation, _, terminated, truncated, info = environment.step(act(NEXT))
+    episode = environment.episode("e", "v1", "fake")
+    assert (observation.screen, terminated, truncated, info["stop_reason"]) == (
+        *(encode(1), False, True, StopReason.DEVICE_ERROR),
+    )
+    assert [step.screen for step in episode.steps] == [encode(0), encode(1)]
+
+
+@pytest.mark.parametrize(
+    ("setting", "text", "wanted"), [("resample", "dance", True), ("resample", NEXT, False), ("idle", "dance", False)]
+)
+def test_another_action_is_wanted_for_nonsense_if_the_setting_says_so(phone, setting, text, wanted):
+    assert Environment(phone, OracleJudge(), setting).wants_another(text) is wanted
+
+
+def test_what_was_made_for_the_device_ends_after_it(phone):
+    environment = Environment(phone, OracleJudge(), on_close=lambda: phone.calls.append("emulator ends"))
+    environment.reset(page_task(1))
+    environment.close()
+    assert phone.calls[-2:] == ["close", "emulator ends"]
+
+
+def test_a_device_that_a_failed_reset_has_closed_is_started_again(environment, phone, monkeypatch):
+    environment.reset(page_task(1))
+
+    def fail(level):
+        phone.close()
+        raise DeviceUnreachable("no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(phone, "reset", fail)
+        with pytest.raises(DeviceUnreachable):
+            environment.reset(page_task(1), Reset.SESSION)
+    environment.reset(page_task(1), Reset.SNAPSHOT)
+    assert phone.calls[-4:] == ["close", "start", "prepare", "reset SNAPSHOT"]

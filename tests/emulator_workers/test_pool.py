@@ -2,18 +2,27 @@
 
 import functools
 import logging
+import threading
+import time
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet
 import pytest
 import ray
-from fake_phones import DicePolicy, make_fake_environment, make_fatal_environment, page_task
+from fake_phones import (
+    DicePolicy,
+    make_fake_environment,
+    make_fatal_environment,
+    make_slow_environment,
+    page_task,
+)
 
 from digiq_ray.core.errors import DeadlineExceededError, DigiQError, InputError, ModelError, WorkerLostError
 from digiq_ray.store.episodes import EpisodeStore
-from emulator_workers.pool import EmulatorPool, SerialPool
-from emulator_workers.rollout import make_jobs
+from emulator_workers.farm_state import FarmDirectory, Request
+from emulator_workers.jobs import make_jobs
+from emulator_workers.pool import EmulatorPool, FarmDrainedError, SerialPool
 from emulator_workers.worker import WorkerSpec
 
 
@@ -217,7 +226,7 @@ def test_a_worker_that_cannot_be_made_ends_the_run_with_the_reason(store):
 @pytest.mark.usefixtures("cluster")
 def test_a_pool_that_nobody_can_staff_ends_at_its_deadline(store):
     pool = pool_of(spec_of(store), workers=1, resources={"android": 1}, start_seconds=1.0)
-    with pytest.raises(DeadlineExceededError, match=r"no emulator worker was ready within 1 s.*1 android"):
+    with pytest.raises(DeadlineExceededError, match=r"1 worker waits for 1 android each, but no node offers it: add a"):
         pool.run(jobs_of(2))
 
 
@@ -229,3 +238,129 @@ def test_nothing_is_started_when_everything_is_done(store, monkeypatch):
     monkeypatch.setattr(pool, "hire", lambda: pytest.fail("a worker was made"))
     report = pool.run(jobs)
     assert (report.skipped, report.stats.episodes) == (4, 0)
+
+
+def until(condition, *, seconds: float = 30.0) -> None:
+    """Waits for something that another thread does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        threading.Event().wait(0.05)
+
+
+class Running:
+    """A pool that runs in another thread."""
+
+    def __init__(self, pool: EmulatorPool, jobs) -> None:
+        self.outcome: list[object] = []
+        self._thread = threading.Thread(target=self._run, args=(pool, jobs))
+        self._thread.start()
+
+    def _run(self, pool, jobs) -> None:
+        try:
+            self.outcome.append(pool.run(jobs))
+        except DigiQError as error:
+            self.outcome.append(error)
+
+    def result(self):
+        self._thread.join(60)
+        assert not self._thread.is_alive(), "the pool did not end"
+        return self.outcome[0]
+
+
+def slow_spec(store, **options) -> WorkerSpec:
+    return spec_of(store, make_environment=make_slow_environment, slots=1, flush_episodes=1, **options)
+
+
+def states(farm: FarmDirectory) -> dict[str, str]:
+    """The workers that are there."""
+    if not (farm.path / "state.json").exists():
+        return {}
+    return {worker.name: worker.state for worker in farm.read().workers if worker.state not in ("gone", "lost")}
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("concurrent", [False, True])
+def test_devices_with_threads_and_in_rounds_write_the_same_episodes(store, tmp_path, concurrent):
+    jobs = jobs_of(30)
+    pool_of(spec_of(store, concurrent=concurrent, slots=3)).run(jobs)
+    serial = EpisodeStore.create(tmp_path / "serial")
+    SerialPool(spec_of(serial)).run(jobs)
+    columns = ["episode_id", "step", "screen_hash", "action", "reward", "stop_reason"]
+    assert store.table(columns).equals(serial.table(columns))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_job_that_failed_is_begun_again_on_another_worker(store, diary):
+    jobs = jobs_of(4)
+    make = functools.partial(make_fatal_environment, diary, "dead", 1)
+    spec = spec_of(store, make_environment=make, slots=1, flush_episodes=1)
+    report = pool_of(spec).run(jobs)
+    assert_each_once(store, jobs)
+    assert "device_error" not in store.table(["stop_reason"])["stop_reason"].to_pylist()
+    assert report.stats.retries == sum(report.stats.device_errors.values()) >= 1
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_farm_tells_its_state_and_reports_its_use(store, tmp_path):
+    farm = FarmDirectory(tmp_path / "farm")
+    report = pool_of(slow_spec(store), farm=farm.path).run(jobs_of(8))
+    state = farm.read()
+    assert (state.state, state.done, state.total) == ("ended", 8, 8)
+    assert {worker.state for worker in state.workers} == {"gone"}
+    assert sum(worker.episodes for worker in state.workers) == 8
+    busiest = max(state.workers, key=lambda worker: worker.episodes)
+    assert "ended after" in "".join(farm.log_lines(busiest.name, 1))
+    assert state.device_errors == report.stats.device_errors == {}
+    figures = report.as_json()
+    assert (figures["episodes"], figures["jobs"]) == (8, 8)
+    assert figures["episodes_per_hour"] > 0
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_farm_grows_while_it_runs(store, tmp_path):
+    farm, jobs = FarmDirectory(tmp_path / "farm"), jobs_of(40)
+    pool = pool_of(slow_spec(store), workers=1, farm=farm.path)
+    running = Running(pool, jobs)
+    until(lambda: states(farm).get("worker-0") == "busy")
+    pool.resize(2)
+    until(lambda: states(farm).get("worker-1") == "busy" or running.outcome)
+    assert states(farm).keys() >= {"worker-1"}
+    assert running.result().losses == {}
+    assert_each_once(store, jobs)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_farm_shrinks_on_request_and_loses_nothing(store, tmp_path):
+    farm, jobs = FarmDirectory(tmp_path / "farm"), jobs_of(40)
+    running = Running(pool_of(slow_spec(store), farm=farm.path), jobs)
+    until(lambda: list(states(farm).values()) == ["busy", "busy"])
+    farm.ask(Request("resize", workers=1), time.time())
+    until(lambda: len(states(farm)) == 1)
+    assert running.result().losses == {}
+    assert_each_once(store, jobs)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_drained_farm_ends_with_what_is_done_and_continues(store, tmp_path):
+    farm, jobs = FarmDirectory(tmp_path / "farm"), jobs_of(40)
+    running = Running(pool_of(slow_spec(store), farm=farm.path), jobs)
+    until(lambda: "busy" in states(farm).values())
+    farm.ask(Request("drain"), time.time())
+    outcome = running.result()
+    assert isinstance(outcome, FarmDrainedError)
+    done = len(written(store))
+    assert 0 < done < 40
+    assert f"{done} of 40 episodes" in str(outcome)
+    assert farm.read().state == "ended"
+    pool_of(spec_of(store)).run(jobs)
+    assert_each_once(store, jobs)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_devices_are_rebooted_on_request(store, tmp_path):
+    farm = FarmDirectory(tmp_path / "farm")
+    running = Running(pool_of(slow_spec(store), workers=1, farm=farm.path), jobs_of(30))
+    until(lambda: "busy" in states(farm).values())
+    farm.ask(Request("restart", worker="worker-0"), time.time())
+    assert running.result().stats.restarts == 1

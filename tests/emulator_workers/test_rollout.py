@@ -9,10 +9,12 @@ from digiq_ray.core.episodes import Episode, StopReason
 from digiq_ray.core.errors import DigiQError, InputError
 from digiq_ray.core.rng import seed_of
 from digiq_ray.evaluation.judges import OracleJudge
-from emulator_workers.devices.base import DeviceBroken, Recovery
+from emulator_workers.devices.base import DeviceBroken
 from emulator_workers.environment import Environment
 from emulator_workers.faults import Fault, FaultKind, FaultPlan, FaultyDevice
-from emulator_workers.rollout import RolloutStats, escalate, make_jobs, rollout
+from emulator_workers.jobs import make_jobs
+from emulator_workers.rollout import rollout
+from emulator_workers.stats import RolloutStats
 
 NEXT = "tap 0.90 0.50"
 
@@ -130,7 +132,7 @@ def test_jobs_depend_on_their_arguments_alone():
 @pytest.mark.parametrize("step", [0, 2])
 def test_a_failed_job_is_begun_again_on_a_mended_device(kind, step):
     jobs = make_jobs([page_task(3)], run="r")
-    episodes, stats = collect(jobs, ScriptedPolicy(*[NEXT] * 3), environments(faulty(Fault(kind, step=step))))
+    episodes, stats = collect(jobs, ScriptedPolicy(*[NEXT] * 3), environments(faulty(Fault(kind, step=step))), slots=1)
     assert [e.stop_reason for e in episodes] == [StopReason.SUCCESS]
     assert len(episodes[0].steps) == 4
     assert (stats.retries, sum(stats.device_errors.values()), stats.resets) == (1, 1, 2)
@@ -143,13 +145,13 @@ def test_a_bad_frame_fails_its_own_slot_only(kind):
     episodes, stats = collect(jobs, ScriptedPolicy(*[NEXT] * 3), environments(*phones), slots=2)
     assert stats.device_errors == {"BrokenFrame": 1}
     assert all(e.success for e in episodes)
-    assert phones[1].calls.count("reset HOME") == 1
+    assert {call for call in phones[1].calls if call.startswith("reset")} == {"reset HOME"}
 
 
 def test_a_device_error_is_reported_when_no_try_is_left():
     phones = [faulty(Fault(FaultKind.CRASH, step=1), Fault(FaultKind.CRASH, step=2)), FakePhone()]
     jobs = make_jobs([page_task(3)], run="r")
-    episodes, stats = collect(jobs, ScriptedPolicy(*[NEXT] * 3), environments(*phones), device_retries=1)
+    episodes, stats = collect(jobs, ScriptedPolicy(*[NEXT] * 3), environments(*phones), slots=1, device_retries=1)
     assert [e.stop_reason for e in episodes] == [StopReason.DEVICE_ERROR]
     assert [s.action_text for s in episodes[0].steps] == [NEXT, None]
     assert (stats.device_errors, stats.retries, stats.episodes) == ({"SessionLost": 2}, 1, 1)
@@ -162,37 +164,70 @@ def test_the_slot_goes_on_after_a_reported_device_error():
     assert [e.stop_reason for e in episodes] == [StopReason.DEVICE_ERROR, StopReason.SUCCESS]
 
 
-@pytest.mark.parametrize(
-    ("recovery", "tries", "expected"),
-    [
-        (Recovery.NEW_SESSION, 1, Recovery.NEW_SESSION),
-        (Recovery.NEW_SESSION, 2, Recovery.RESTORE_DEVICE),
-        (Recovery.NEW_SESSION, 3, Recovery.REPLACE_DEVICE),
-        (Recovery.RESTORE_DEVICE, 1, Recovery.RESTORE_DEVICE),
-        (Recovery.REPLACE_DEVICE, 1, Recovery.REPLACE_DEVICE),
-        (Recovery.RESTORE_DEVICE, 9, Recovery.REPLACE_DEVICE),
-    ],
-)
-def test_recovery_climbs_with_each_try(recovery, tries, expected):
-    assert escalate(recovery, tries) is expected
-
-
-def test_a_lost_session_restarts_an_unreachable_device_is_restored():
+def test_a_lost_session_gets_a_new_one_an_unreachable_device_its_snapshot():
     lost, unreachable = FakePhone(), FakePhone()
     for phone, kind in ((lost, FaultKind.CRASH), (unreachable, FaultKind.UNREACHABLE)):
         device = FaultyDevice(phone, FaultPlan(faults=(Fault(kind, step=1),)))
         collect(make_jobs([page_task(1)], run="r"), ScriptedPolicy(NEXT), environments(device), slots=1)
-    after = [phone.calls[phone.calls.index("close") :][:4] for phone in (lost, unreachable)]
-    assert after[0] == ["close", "start", "prepare", "reset HOME"]
-    assert after[1] == ["close", "start", "prepare", "reset SNAPSHOT"]
+    assert [call for call in lost.calls if call.startswith("reset")] == ["reset HOME", "reset SESSION"]
+    assert [call for call in unreachable.calls if call.startswith("reset")] == ["reset HOME", "reset SNAPSHOT"]
 
 
-def test_the_third_failure_of_a_job_brings_another_device():
-    phones = [faulty(*(Fault(FaultKind.CRASH, step=n) for n in (1, 2, 3))), FakePhone()]
+def test_recovery_climbs_to_another_device_while_no_episode_is_finished():
+    phones = [faulty(*(Fault(FaultKind.CRASH, step=n) for n in (1, 2, 3, 4))), FakePhone()]
     jobs = make_jobs([page_task(5)], run="r")
-    episodes, _ = collect(jobs, ScriptedPolicy(*[NEXT] * 5), environments(*phones), device_retries=3)
+    episodes, stats = collect(jobs, ScriptedPolicy(*[NEXT] * 5), environments(*phones), slots=1, device_retries=4)
     assert episodes[0].success
+    assert stats.recoveries == {"new_session": 1, "snapshot": 1, "reboot": 1, "replace": 1}
+    assert stats.quarantined == ["fake"]
     assert phones[1].calls.count("reset HOME") == 1
+
+
+def test_a_failed_job_goes_to_another_slot():
+    phones = [faulty(*(Fault(FaultKind.CRASH, step=n) for n in (1, 2, 3))), FakePhone()]
+    jobs = make_jobs([page_task(2, name="a"), page_task(2, name="b")], run="r")
+    episodes, stats = collect(jobs, ScriptedPolicy(*[NEXT] * 2), environments(*phones), slots=2, device_retries=1)
+    assert all(episode.success for episode in episodes)
+    assert len(episodes) == 2
+    assert stats.retries == 1
+
+
+def test_devices_are_rebooted_after_so_many_episodes():
+    phone = FakePhone()
+    _, stats = collect(jobs_of(6), DicePolicy(), environments(phone), slots=1, restart_every=2)
+    assert [call for call in phone.calls if call.startswith("reset")].count("reset REBOOT") == 2
+    assert stats.restarts == 2
+
+
+@pytest.mark.parametrize(("setting", "asked"), [("idle", 2), ("resample", 3)])
+def test_the_policy_is_asked_again_with_another_seed_if_wanted(setting, asked):
+    class Stutter(ScriptedPolicy):
+        def act(self, requests):
+            results = super().act(requests)
+            return [dataclasses.replace(results[0], text="dance")] if len(self.requests) == 1 else results
+
+    policy = Stutter(NEXT, NEXT)
+    _, stats = collect(
+        make_jobs([page_task(5, horizon=2)], run="r"),
+        policy,
+        lambda: Environment(FakePhone(), OracleJudge(), setting),
+        slots=1,
+    )
+    assert len(policy.requests) == asked
+    assert len({request.seed for request in policy.requests}) == asked
+    assert (stats.redraws, stats.steps) == (asked - 2, 2)
+
+
+def test_a_policy_that_never_finds_an_action_idles_in_the_end():
+    policy = ScriptedPolicy("dance", "dance")
+    episodes, stats = collect(
+        make_jobs([page_task(5, horizon=2)], run="r"),
+        policy,
+        lambda: Environment(FakePhone(), OracleJudge(), "resample"),
+        slots=1,
+    )
+    assert (stats.redraws, stats.steps) == (6, 2)
+    assert episodes[0].steps[0].parse_error == "unknown action 'dance'"
 
 
 def test_a_dead_device_is_given_up_and_its_job_goes_to_another_slot():
@@ -276,9 +311,20 @@ def test_no_jobs_are_no_work():
 
 
 def test_statistics_add_up():
-    first = RolloutStats(1, 2, 3, 4, 5, 0.5, 1.5, {"SessionLost": 1})
-    first.add(RolloutStats(10, 20, 30, 40, 50, 0.5, 0.5, {"SessionLost": 2, "BrokenFrame": 1}))
-    assert first == RolloutStats(11, 22, 33, 44, 55, 1.0, 2.0, {"SessionLost": 3, "BrokenFrame": 1})
+    first = RolloutStats(episodes=1, steps=2, phase_seconds={"act": 0.5}, device_errors={"SessionLost": 1})
+    second = {"phase_seconds": {"act": 1.0, "policy": 2.0}, "device_errors": {"SessionLost": 2, "BrokenFrame": 1}}
+    first.add(RolloutStats(episodes=10, steps=20, quarantined=["a"], slot_seconds=5.0, **second))
+    assert (first.episodes, first.steps, first.quarantined) == (11, 22, ["a"])
+    assert first.device_errors == {"SessionLost": 3, "BrokenFrame": 1}
+    assert (first.device_seconds, first.policy_seconds, first.utilisation) == (1.5, 2.0, 0.3)
+
+
+def test_adding_statistics_leaves_the_others_alone():
+    total, part = RolloutStats(), RolloutStats(quarantined=["a"], tags={"blank": 1})
+    total.add(part)
+    total.add(part)
+    assert (part.quarantined, part.tags) == (["a"], {"blank": 1})
+    assert (total.quarantined, total.tags) == (["a", "a"], {"blank": 2})
 
 
 def test_time_is_booked_on_who_spent_it():

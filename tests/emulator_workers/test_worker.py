@@ -1,3 +1,4 @@
+import logging
 import os
 import threading
 
@@ -9,7 +10,8 @@ from digiq_ray.evaluation.judges import OracleJudge
 from digiq_ray.store.episodes import EpisodeStore
 from emulator_workers.devices.base import DeviceBroken
 from emulator_workers.environment import Environment
-from emulator_workers.rollout import make_jobs
+from emulator_workers.faults import Fault, FaultKind, FaultPlan, FaultyDevice
+from emulator_workers.jobs import Ticket, make_jobs
 from emulator_workers.worker import EmulatorWorker, WorkerProgress, WorkerSpec
 
 NEXT = "tap 0.90 0.50"
@@ -143,7 +145,8 @@ def test_progress_answers_while_a_run_goes_on(sink):
     go_on.set()
     thread.join(10)
     after = worker.progress()
-    assert (before, during) == (WorkerProgress(0, 0), WorkerProgress(beats=8 + 9, done=8))
+    assert (before, during) == (WorkerProgress(0, 0), WorkerProgress(beats=8 + 9, done=8, waiting=11))
+    assert during.stats.episodes == 8
     assert after.beats > during.beats
 
 
@@ -184,3 +187,143 @@ def test_a_missing_store_is_named():
 def test_ping_and_start_tell_the_process(sink):
     worker = worker_on(sink)
     assert worker.ping() == worker.start() == os.getpid()
+
+
+class Gate(DicePolicy):
+    """A policy that lets the test act once, in the midst of a run."""
+
+    def __init__(self, at: int, act) -> None:
+        super().__init__()
+        self._at, self._act = at, act
+
+    def act(self, requests):
+        if len(self.batches) == self._at:
+            self._act()
+        return super().act(requests)
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+def test_jobs_given_during_a_run_are_done_in_it(sink, concurrent):
+    more = make_jobs([page_task(1, name=f"more/{n}") for n in range(3)], run="r")
+    given = []
+    worker = worker_on(
+        sink, make_policy=lambda: Gate(3, lambda: given.append(worker.give(more))), concurrent=concurrent
+    )
+    report = worker.run(jobs_of(5))
+    assert given == [True]
+    assert report.stats.episodes == 8
+    assert {job.episode_id for job in more} <= sink.episode_ids()
+
+
+def test_a_worker_that_runs_nothing_takes_no_jobs(sink):
+    worker = worker_on(sink)
+    assert not worker.give(jobs_of(1))
+    worker.run(jobs_of(2))
+    assert not worker.give(jobs_of(1))
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+def test_a_drained_worker_ends_its_live_episodes_and_hands_the_rest_over(sink, concurrent):
+    worker = worker_on(sink, make_policy=lambda: Gate(0, worker.drain), concurrent=concurrent)
+    report = worker.run(jobs_of(20))
+    assert len(sink.episode_ids()) == report.stats.episodes <= 2
+    assert len(report.handed) == 20 - report.stats.episodes
+    assert len(worker.run(jobs_of(20)).handed) == 20 - report.stats.episodes, "it stays drained"
+
+
+def test_failed_jobs_are_handed_over_with_their_tries(sink):
+    spec = {"make_policy": DicePolicy, "store_path": "", "open_store": lambda path: sink, "slots": 1}
+    worker = EmulatorWorker(
+        WorkerSpec(
+            make_environment=lambda: Environment(
+                FaultyDevice(FakePhone(), FaultPlan(faults=(Fault(FaultKind.CRASH, step=1),))), OracleJudge()
+            ),
+            **spec,
+        ),
+        hand_over=True,
+    )
+    jobs = jobs_of(4)
+    report = worker.run(jobs)
+    assert [(ticket.job, ticket.tries) for ticket in report.handed] == [(jobs[0], 1)]
+    assert sink.episode_ids() == {job.episode_id for job in jobs[1:]}
+
+
+def test_a_job_that_comes_with_tries_has_only_the_others_left(sink):
+    worker = worker_on(
+        sink, make_environment=lambda: Environment(DeadPhone(), OracleJudge()), slots=1, quarantine_after=10
+    )
+    report = worker.run([Ticket(jobs_of(1)[0], tries=2)])
+    assert (report.stats.resets, report.stats.episodes) == (1, 1)
+
+
+def test_a_restart_reboots_each_device_once(sink):
+    phones = []
+
+    def make_environment():
+        phones.append(FakePhone())
+        return Environment(phones[-1], OracleJudge())
+
+    worker = worker_on(sink, make_environment=make_environment)
+    worker.run(jobs_of(4))
+    worker.restart()
+    report = worker.run(jobs_of(12))
+    assert [phone.calls.count("reset REBOOT") for phone in phones] == [1, 1]
+    assert report.stats.restarts == 2
+
+
+def test_a_device_that_failed_is_mended_in_the_next_run(sink):
+    phone = FakePhone()
+    device = FaultyDevice(phone, FaultPlan(faults=(Fault(FaultKind.CRASH, step=1),)))
+    worker = worker_on(sink, make_environment=lambda: Environment(device, OracleJudge()), slots=1, device_retries=0)
+    worker.run(jobs_of(1))
+    worker.run(jobs_of(2))
+    assert [call for call in phone.calls if call.startswith("reset")] == ["reset HOME", "reset SESSION"]
+
+
+def test_what_a_worker_logs_lies_in_its_file(sink, tmp_path):
+    file = tmp_path / "logs" / "worker-0.log"
+    root = logging.getLogger("emulator_workers")
+    before = list(root.handlers)
+    EmulatorWorker(
+        WorkerSpec(
+            make_environment=lambda: Environment(DeadPhone(), OracleJudge()),
+            make_policy=DicePolicy,
+            store_path="",
+            open_store=lambda path: sink,
+            slots=1,
+            quarantine_after=10,
+        ),
+        log_file=file,
+    ).run(jobs_of(1))
+    for handler in set(root.handlers) - set(before):
+        root.removeHandler(handler)
+        handler.close()
+    assert "DeviceUnreachable: no answer" in file.read_text()
+
+
+def test_an_episode_does_not_wait_longer_than_it_may_for_its_segment(sink):
+    worker_on(sink, flush_episodes=100, flush_seconds=0.0).run(jobs_of(5))
+    assert [len(segment) for segment in sink.segments] == [1] * 5
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+@pytest.mark.parametrize("hand_over", [False, True])
+def test_a_worker_whose_only_device_is_dead_says_so(sink, concurrent, hand_over):
+    spec = WorkerSpec(
+        make_environment=lambda: Environment(DeadPhone(), OracleJudge()),
+        make_policy=DicePolicy,
+        store_path="",
+        open_store=lambda path: sink,
+        slots=1,
+        concurrent=concurrent,
+    )
+    worker = EmulatorWorker(spec, hand_over=hand_over)
+    handed: list[object] = []
+
+    def one_by_one() -> None:
+        for job in jobs_of(8):
+            handed.extend(worker.run([job]).handed)
+
+    with pytest.raises(DeviceBroken, match="DeviceUnreachable in this run; the last: no answer"):
+        one_by_one()
+    assert len(handed) == (5 if hand_over else 0)

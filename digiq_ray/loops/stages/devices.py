@@ -1,28 +1,74 @@
-"""How simulated phones, their tasks and their judges are made; picklable, so that workers can do it themselves."""
+"""How devices, their tasks and their judges are made; picklable, so that workers can do it themselves."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
+from digiq_ray.core.policies import Policy
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.core.tasks import TaskSet, check_no_overlap
 from digiq_ray.evaluation.judges import OracleJudge
+from emulator_workers.backends import Backend
 from emulator_workers.environment import Environment
-from emulator_workers.simphone.device import SimulatedDevice
 from emulator_workers.simphone.tasks import RELEARNED, build
-from emulator_workers.simphone.world import Release
+from emulator_workers.worker import WorkerSpec
 
 
-def _environment(release: str) -> Environment:
-    device = SimulatedDevice(release=Release(release))
-    device.start()
-    return Environment(device, OracleJudge())
+def _environment(backend: Backend) -> Environment:
+    made = backend.make()
+    return Environment(made.device, OracleJudge(), settle=backend.settle(), on_close=made.end)
+
+
+def backend(settings: RunSettings) -> Backend:
+    """The configured kind of device."""
+    devices = settings.devices
+    return Backend(
+        kind=devices.kind,
+        release=settings.tasks.release,
+        udids=tuple(devices.udids),
+        avd=devices.avd,
+        home_url=devices.home_url,
+        appium_url=devices.appium_url,
+        adb_port=devices.adb_port,
+        prepared=devices.prepared,
+        settles=devices.settle,
+    )
 
 
 def environment_factory(settings: RunSettings) -> Callable[[], Environment]:
-    """Makes simulated phones of the configured release, judged by the oracle."""
-    return functools.partial(_environment, settings.tasks.release)
+    """Makes devices of the configured kind, judged by the oracle."""
+    return functools.partial(_environment, backend(settings))
+
+
+def farm_directory(store: str) -> Path | None:
+    """Where the farm that writes to ``store`` tells its state: ``farm`` in the run's directory; nowhere on S3."""
+    if "://" in store:
+        return None
+    place = Path(store)
+    root = next((parent for parent in place.parents if (parent / "config.yaml").is_file()), place.parent)
+    return root / "farm"
+
+
+def worker_spec(
+    settings: RunSettings,
+    *,
+    make_environment: Callable[[], Environment],
+    make_policy: Callable[[], Policy],
+    store: str,
+) -> WorkerSpec:
+    """What a worker is made of: many simulated phones in one thread, or one slow device with deadlines."""
+    devices, kind = settings.devices, backend(settings)
+    return WorkerSpec(
+        make_environment=make_environment,
+        make_policy=make_policy,
+        store_path=store,
+        slots=1 if kind.slow else devices.slots,
+        concurrent=kind.slow,
+        device_retries=devices.retries,
+        restart_every=devices.restart_every,
+    )
 
 
 def train_tasks(settings: RunSettings) -> TaskSet:

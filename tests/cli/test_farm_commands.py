@@ -1,0 +1,171 @@
+import json
+import time
+
+import pytest
+
+from digiq_ray.cli.main import main
+from digiq_ray.store.episodes import EpisodeStore
+from emulator_workers.backends import Backend, Made
+from emulator_workers.checks import machine
+from emulator_workers.devices.base import SessionLost
+from emulator_workers.farm_state import FarmDirectory, FarmState, Request, WorkerState
+from emulator_workers.simphone.device import SimulatedDevice
+
+TABLE = {"farm": ("digiq_ray.cli.farm:farm", "devices")}
+
+
+def farm(*words: object) -> int:
+    return main(["farm", *map(str, words)], table=TABLE)
+
+
+def last_json(capsys) -> dict:
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run whose farm has two workers, one of them lost."""
+    directory = FarmDirectory(tmp_path / "run" / "farm")
+    directory.open()
+    workers = (
+        WorkerState(name="worker-0", state="busy", pid=7, jobs=3, episodes=2, steps=20, utilisation=0.91),
+        WorkerState(name="worker-1", state="lost", note="hung: nothing moved for 120 s"),
+    )
+    state = FarmState(
+        pid=1,
+        updated_at=time.time(),
+        wanted=2,
+        done=2,
+        total=5,
+        state="running",
+        waiting="1 worker waits for 1 android each, but no node offers it",
+        losses={"hung": 1},
+        device_errors={"SessionLost": 4},
+        workers=workers,
+    )
+    directory.write(state)
+    return tmp_path / "run"
+
+
+def requests(run) -> list[Request]:
+    return FarmDirectory(run / "farm").take_requests()
+
+
+# ---- check
+
+
+def test_a_simulated_phone_passes_every_step(capsys):
+    assert farm("check", "--json") == 0
+    report = last_json(capsys)
+    assert (report["device"], report["passed"], report["failed"]) == ("simulated", True, [])
+    assert [step["name"] for step in report["steps"]][:3] == ["start", "reset", "screenshots"]
+
+
+def test_a_device_that_fails_a_step_ends_with_one_and_is_named(monkeypatch, capsys):
+    class Mute(SimulatedDevice):
+        def press(self, key):
+            raise SessionLost("the keyboard is gone")
+
+    ended = []
+    monkeypatch.setattr(Backend, "make", lambda self: Made(Mute(), lambda: ended.append(True)))
+    assert farm("check") == 1
+    out = capsys.readouterr().out
+    assert "SessionLost: the keyboard is gone" in out
+    assert "failed: keys, home" in out
+    assert ended == [True]
+
+
+def test_android_without_a_phone_says_what_to_do(monkeypatch, capsys):
+    monkeypatch.setattr(machine, "adb_devices", lambda port: {"emulator-5554": "offline"})
+    assert farm("check", "--device", "android") == 2
+    assert "no Android device is up" in capsys.readouterr().err
+
+
+def test_android_by_id_and_by_avd_at_once_is_refused(capsys):
+    assert farm("check", "--device", "android", "--udid", "x", "--avd", "y") == 2
+    assert "either devices.udids or devices.avd" in capsys.readouterr().err
+
+
+def test_an_unknown_kind_of_device_is_refused(capsys):
+    assert farm("check", "--device", "fridge") == 2
+    assert "'fridge' is not one of" in capsys.readouterr().err
+
+
+# ---- run
+
+
+def test_the_short_options_of_run_set_the_devices(capsys):
+    assert farm("run", "--device", "chromium", "--workers", 3, "--episodes", 7, "--dry-run", "--json") == 0
+    config = last_json(capsys)
+    assert (config["devices"]["kind"], config["devices"]["workers"], config["collect"]["episodes"]) == (
+        *("chromium", 3, 7),
+    )
+
+
+def test_android_devices_must_be_named(capsys):
+    assert farm("run", "--device", "android", "--dry-run") == 2
+    assert "needs either devices.udids or devices.avd" in capsys.readouterr().err
+
+
+def test_run_collects_episodes(tmp_path, capsys):
+    assert farm("run", "--serial", "--episodes", 2, "--out", tmp_path / "run", "--json") == 0
+    assert last_json(capsys)["episodes"] == 2
+    assert EpisodeStore(tmp_path / "run" / "episodes").summary().episodes == 2
+
+
+# ---- looking after
+
+
+def test_list_shows_workers_losses_and_what_is_waited_for(run, capsys):
+    assert farm("list", "--out", run) == 0
+    out = capsys.readouterr().out
+    for words in ("worker-0", "busy", "91%", "2 of 5 episodes", "1 hung", "4 SessionLost", "no node offers it"):
+        assert words in out
+
+
+def test_list_as_json(run, capsys):
+    assert farm("list", "--out", run, "--json") == 0
+    report = last_json(capsys)
+    assert (report["done"], report["stale"], [one["name"] for one in report["workers"]]) == (
+        *(2, False, ["worker-0", "worker-1"]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "request_"),
+    [
+        (["restart", "worker-0"], Request("restart", "worker-0")),
+        (["restart"], Request("restart")),
+        (["drain"], Request("drain")),
+        (["drain", "worker-0"], Request("drain", "worker-0")),
+        (["resize", "4"], Request("resize", workers=4)),
+    ],
+)
+def test_requests_reach_the_farm(run, words, request_, capsys):
+    assert farm(*words, "--out", run) == 0
+    assert capsys.readouterr().out.startswith("asked: ")
+    assert requests(run) == [request_]
+
+
+@pytest.mark.parametrize("worker", ["worker-1", "worker-9"])
+def test_a_worker_that_is_gone_is_refused(run, worker, capsys):
+    assert farm("restart", worker, "--out", run) == 2
+    assert "it has worker-0" in capsys.readouterr().err
+    assert requests(run) == []
+
+
+def test_logs_prints_the_last_lines(run, capsys):
+    FarmDirectory(run / "farm").log_path("worker-0").write_text("one\ntwo\nthree\n")
+    assert farm("logs", "worker-0", "--out", run, "--lines", 2) == 0
+    assert capsys.readouterr().out == "two\nthree\n"
+
+
+@pytest.mark.parametrize("words", [["list"], ["drain"], ["logs", "worker-0"]])
+def test_a_run_without_a_farm_is_named(tmp_path, words, capsys):
+    assert farm(*words, "--out", tmp_path) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_command_that_is_not_there_names_the_nearest(capsys):
+    assert farm("lst") == 2
+    assert "did you mean list?" in capsys.readouterr().err
