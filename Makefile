@@ -20,12 +20,26 @@ STAMP := $(VENV)/.installed
 APPIUM := emulator_workers/appium
 APPIUM_STAMP := $(APPIUM)/node_modules/.package-lock.json
 
-.PHONY: help setup demo test lint bench tiny-vlm clean
+.PHONY: help setup devices demo test lint bench tiny-vlm clean
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) $(if $(shell command -v npm),$(APPIUM_STAMP)) ## Makes .venv, and Appium's packages where Node is there
+
+# Chromium, its driver and adb come from Debian: installed where that is allowed, else named.
+devices: $(STAMP) ## Installs what Android and Chromium through Appium need: Debian's packages, and Appium's from npm
+	@missing=; \
+	command -v chromium > /dev/null || missing="$$missing chromium"; \
+	command -v chromedriver > /dev/null || missing="$$missing chromium-driver"; \
+	command -v adb > /dev/null || missing="$$missing adb"; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing; \
+	elif [ -n "$$missing" ]; then \
+	    echo "make: missing:$$missing: install them (Debian: sudo apt-get install$$missing)" >&2; exit 1; \
+	fi
+	@command -v npm > /dev/null || { echo "make: npm is missing: install Node 20.19 or newer" >&2; exit 1; }
+	@$(MAKE) $(APPIUM_STAMP)
 
 demo: $(STAMP) ## Runs the whole recipe on simulated phones
 	@$(BIN)/digiq demo $(ARGS)
