@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click
 import pytest
-from click.testing import CliRunner
 
 from digiq_ray.cli.main import COMMANDS, LazyGroup
 
@@ -21,9 +21,19 @@ def test_the_readme_shows_commands() -> None:
 
 @pytest.mark.parametrize("words", SHOWN)
 def test_a_command_of_the_readme_is_understood(words: str, tmp_path: Path) -> None:
-    command = [*words.partition("#")[0].split(), "--dry-run", "--out", str(tmp_path / "run")]
-    result = CliRunner().invoke(LazyGroup(table=COMMANDS), command)
-    assert result.exit_code == 0, result.output
+    context = click.Context(LazyGroup(table=COMMANDS), info_name="digiq")
+    arguments = words.partition("#")[0].split()
+    while isinstance(context.command, click.Group):
+        name, command, arguments = context.command.resolve_command(context, arguments)
+        assert command is not None
+        dry_run = any(parameter.name == "dry_run" for parameter in command.params)
+        if isinstance(command, click.Group):
+            context = click.Context(command, parent=context, info_name=name)
+        else:
+            context = command.make_context(name, [*arguments, *["--dry-run"] * dry_run], parent=context)
+    if dry_run:
+        context.params["out"] = tmp_path / "run"
+        context.command.invoke(context)
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))))
