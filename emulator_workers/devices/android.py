@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from emulator_workers.android_sdk import ADB_PORT, Adb
 from emulator_workers.appium_server import AppiumEndpoint
 from emulator_workers.devices.appium import AppiumDevice
 from emulator_workers.devices.base import DeviceBroken, DeviceError, DeviceUnreachable, Frame, Key, Recovery, Reset
+from emulator_workers.devices.phone import AndroidPhone
 from emulator_workers.processes.leases import Lease, LeaseRefusedError, PortKind, PortLease, PortLeases, UdidLeases
 
 KEYCODES = {Key.HOME: 3, Key.ENTER: 66}
@@ -30,32 +31,6 @@ class DeviceTaken(DeviceError):
     """Another process uses the device."""
 
     recovery = Recovery.REPLACE_DEVICE
-
-
-class AndroidPhone(Protocol):
-    """How a phone is made, found and restored."""
-
-    @property
-    def udid(self) -> str:
-        """Its serial; known after ``ensure``."""
-        ...
-
-    @property
-    def adb_port(self) -> int:
-        """The adb server that knows it; known after ``ensure``."""
-        ...
-
-    def ensure(self) -> None:
-        """Makes sure that it is up; raises a ``DeviceError`` if it is not."""
-        ...
-
-    def restore(self) -> None:
-        """Back to its prepared state, as far as that can be done without a reboot."""
-        ...
-
-    def reboot(self) -> None:
-        """Starts it anew."""
-        ...
 
 
 class ConnectedPhone:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from digiq_ray.core.tasks import Task
 from emulator_workers.devices.base import DeviceUnreachable
+from emulator_workers.devices.phone import AndroidPhone
 from emulator_workers.stub.faults import PICTURE_FAULTS, PlannedFault, StubFault, StubFaultPlan
 from emulator_workers.stub.forwarding import Forwards
 from emulator_workers.stub.instrumentation import Instrumentation
@@ -24,33 +25,12 @@ from emulator_workers.stub.screen import IDLE, Clock, PhoneScreen, encode
 UIA2_PORT = "tcp:6790"
 
 
-class PhoneControl(Protocol):
+class PhoneControl(AndroidPhone, Protocol):
     """The side channel of a phone of the stub: in this process a ``StubPhone``, else a ``RemotePhone``.
 
-    ``udid`` to ``reboot`` are what ``AndroidDevice`` asks of any phone.
+    ``ensure`` raises ``DeviceUnreachable`` while it is offline; ``restore`` ends all faults, sessions and forwarded
+    ports, as loading a snapshot does; ``reboot`` does so on a phone without a task.
     """
-
-    @property
-    def udid(self) -> str:
-        """Its serial."""
-        ...
-
-    @property
-    def adb_port(self) -> int:
-        """The adb server that knows it."""
-        ...
-
-    def ensure(self) -> None:
-        """Makes sure that adb knows it; raises ``DeviceUnreachable`` while it is offline."""
-        ...
-
-    def restore(self) -> None:
-        """Ends all faults, sessions and forwarded ports, as loading a snapshot does."""
-        ...
-
-    def reboot(self) -> None:
-        """As ``restore``, on a phone without a task."""
-        ...
 
     def unplug(self) -> None:
         """Takes it from its adb server until ``ensure``; never raises."""

@@ -38,13 +38,25 @@ def phone(stub):
     return phone
 
 
+class Remembered(PortLeases):
+    """The leases of this host, because other tests open sessions at the same time."""
+
+    def __init__(self):
+        super().__init__()
+        self.given = []
+
+    def lease(self, kind):
+        self.given.append(super().lease(kind))
+        return self.given[-1]
+
+
 @pytest.fixture
 def make(stub, tmp_path):
     made = []
 
     def make(udid="emulator-5554", **options):
         connected = ConnectedPhone(udid, adb_port=stub.adb_port, up_seconds=2)
-        leases = {"ports": PortLeases(tmp_path), "devices": UdidLeases(tmp_path)}
+        leases = {"devices": UdidLeases(tmp_path)}
         made.append(AndroidDevice(connected, shared_server(), prepared=True, **{**leases, **options}))
         return made[-1]
 
@@ -118,14 +130,15 @@ def test_a_second_device_on_one_phone_is_refused_and_the_first_lives_on(make, ph
 
 
 def test_a_closed_device_gives_its_ports_and_its_phone_back(make, stub, tmp_path):
-    device = make()
+    ports = Remembered()
+    device = make(ports=ports)
     device.start()
+    assert [lease.held for lease in ports.given] == [True, True]
     with pytest.raises(LeaseRefusedError):
         UdidLeases(tmp_path).lease("emulator-5554", stub.adb_port)
     device.close()
     assert UdidLeases(tmp_path).lease("emulator-5554", stub.adb_port).held
-    for kind in (PortKind.SYSTEM, PortKind.MJPEG):
-        assert PortLeases(tmp_path).lease(kind).port == kind.value[0]
+    assert [lease.held for lease in ports.given] == [False, False]
 
 
 # ---- the session that is asked for
