@@ -14,10 +14,12 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
+import psutil
 import pytest
 
 from emulator_workers.appium_server import SHARED, AppiumServer, why_not_installed
 from emulator_workers.devices.chromium import why_no_chromium
+from emulator_workers.processes.leases import PortKind, PortLease, PortLeases
 from emulator_workers.processes.sweep import marked
 
 REQUIRED = "DIGIQ_REQUIRE_APPIUM"
@@ -101,6 +103,39 @@ def gone_within(seconds: float, what: Callable[[], object]) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+class Remembered(PortLeases):
+    """The leases of this host, because other test processes open sessions at the same time; tells what it gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[PortLease] = []
+
+    def lease(self, kind: PortKind) -> PortLease:
+        self.given.append(super().lease(kind))
+        return self.given[-1]
+
+    @property
+    def held(self) -> list[str]:
+        """What was given and is not given back."""
+        return [lease.name for lease in self.given if lease.held]
+
+
+def ours(pid: int) -> bool:
+    """Whether a process may be a test's: all but those of test processes beside this one, which take freed ports."""
+    try:
+        process = psutil.Process(pid)
+        lineage = [each.pid for each in (process, *process.parents())]
+    except psutil.NoSuchProcess:
+        return False
+    return os.getpid() in lineage or os.getppid() not in lineage
+
+
+def listens(port: int) -> bool:
+    """Whether this test process, one that it started, or an orphan, listens on a port."""
+    found = [each for each in psutil.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+    return any(each.laddr.port == port and each.pid and ours(each.pid) for each in found)
 
 
 def left_of(marker: str) -> list[str]:

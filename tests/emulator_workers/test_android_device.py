@@ -16,7 +16,7 @@ from emulator_workers.simphone.phone import CALM
 from emulator_workers.stub.android_stub import AndroidStub
 from emulator_workers.stub.faults import StubFault
 from emulator_workers.stub.screen import Clock
-from tests.emulator_workers.appium_testing import need_adb, need_appium, shared_server
+from tests.emulator_workers.appium_testing import Remembered, need_adb, need_appium, shared_server
 
 TASK = Task("android/0", "open the notes app", 10, "test", goal={"kind": "open", "app": "notes"}, seed=3)
 REAL = "DIGIQ_ANDROID_UDID"
@@ -36,18 +36,6 @@ def phone(stub):
     (phone,) = stub.phones.values()
     phone.begin(TASK, Clock.ON_INPUT)
     return phone
-
-
-class Remembered(PortLeases):
-    """The leases of this host, because other tests open sessions at the same time."""
-
-    def __init__(self):
-        super().__init__()
-        self.given = []
-
-    def lease(self, kind):
-        self.given.append(super().lease(kind))
-        return self.given[-1]
 
 
 @pytest.fixture
@@ -133,12 +121,12 @@ def test_a_closed_device_gives_its_ports_and_its_phone_back(make, stub, tmp_path
     ports = Remembered()
     device = make(ports=ports)
     device.start()
-    assert [lease.held for lease in ports.given] == [True, True]
+    assert len(ports.held) == 2
     with pytest.raises(LeaseRefusedError):
         UdidLeases(tmp_path).lease("emulator-5554", stub.adb_port)
     device.close()
     assert UdidLeases(tmp_path).lease("emulator-5554", stub.adb_port).held
-    assert [lease.held for lease in ports.given] == [False, False]
+    assert ports.held == []
 
 
 # ---- the session that is asked for

@@ -13,16 +13,15 @@ import pytest
 
 from digiq_ray.core.errors import DeadlineExceededError, InputError
 from emulator_workers.appium_server import AppiumServer, RemoteAppium, appium_home, why_not_installed
-from emulator_workers.processes.leases import PortKind, PortLeases
 from emulator_workers.processes.owned import ProcessFailedError
 from emulator_workers.processes.sweep import running
-from tests.emulator_workers.appium_testing import gone_within, left_of, need_appium
+from tests.emulator_workers.appium_testing import Remembered, gone_within, left_of, listens, need_appium
 
 
 @pytest.fixture
-def server(tmp_path):
+def server():
     need_appium()
-    with AppiumServer(ports=PortLeases(tmp_path / "leases")) as server:
+    with AppiumServer() as server:
         yield server
 
 
@@ -68,9 +67,9 @@ def test_a_killed_server_is_started_again(server):
     assert server.starts == 2
 
 
-def test_a_stopped_server_leaves_neither_process_nor_port_nor_directory(tmp_path):
+def test_a_stopped_server_leaves_neither_process_nor_port_nor_directory():
     need_appium()
-    ports = PortLeases(tmp_path / "leases")
+    ports = Remembered()
     server = AppiumServer(ports=ports)
     url, handle, directory = server.ready(), psutil.Process(server.pid), server.directory
     server.stop()
@@ -78,12 +77,13 @@ def test_a_stopped_server_leaves_neither_process_nor_port_nor_directory(tmp_path
     assert not running(handle)
     assert left_of(str(directory)) == []
     assert not directory.exists()
-    assert ports.lease(PortKind.APPIUM).port == int(url.rpartition(":")[2])
+    assert ports.held == []
+    assert not listens(int(url.rpartition(":")[2]))
 
 
 def test_a_directory_that_was_given_keeps_the_log(tmp_path):
     need_appium()
-    with AppiumServer(directory=tmp_path / "logs", ports=PortLeases(tmp_path / "leases")) as server:
+    with AppiumServer(directory=tmp_path / "logs") as server:
         assert server.log == tmp_path / "logs" / "appium.log"
     assert (tmp_path / "logs" / "appium.log").exists()
 
@@ -104,7 +104,7 @@ def test_without_node_it_is_asked_for(monkeypatch, tmp_path):
 def test_a_server_that_ends_tells_its_last_words(tmp_path):
     need_appium()
     home = home_of("console.error('no driver is installed'); process.exit(4)", tmp_path / "home")
-    server = AppiumServer(home=home, ports=PortLeases(tmp_path / "leases"))
+    server = AppiumServer(home=home)
     with pytest.raises(ProcessFailedError, match=r"Appium ended with code 4 before GET /status \(no driver"):
         server.ready()
     server.stop()
@@ -113,7 +113,7 @@ def test_a_server_that_ends_tells_its_last_words(tmp_path):
 def test_a_server_that_never_answers_is_given_up_in_time(tmp_path):
     need_appium()
     home = home_of("setTimeout(() => {}, 600000)", tmp_path / "home")
-    server = AppiumServer(home=home, ports=PortLeases(tmp_path / "leases"), start_seconds=0.5)
+    server = AppiumServer(home=home, start_seconds=0.5)
     with pytest.raises(DeadlineExceededError, match=r"Appium: GET /status took longer than 0\.5 s"):
         server.ready()
     assert server.pid is None
@@ -129,7 +129,7 @@ def test_a_port_that_was_taken_meanwhile_is_replaced_by_another(tmp_path):
         ".listen(+words[words.indexOf('--port') + 1], '127.0.0.1')"
     )
     home = home_of(clash, tmp_path / "home")
-    with AppiumServer(home=home, ports=PortLeases(tmp_path / "leases")) as server:
+    with AppiumServer(home=home) as server:
         assert server.starts == 2
         assert server.answers()
 

@@ -14,9 +14,16 @@ from digiq_ray.core.errors import InputError
 from emulator_workers.appium_server import AppiumServer, RemoteAppium
 from emulator_workers.devices.base import DeviceUnreachable, Key, Recovery, Reset, SessionLost
 from emulator_workers.devices.chromium import ChromiumDevice, PhoneScreen
-from emulator_workers.processes.leases import PortKind, PortLeases
 from emulator_workers.processes.sweep import marked, running
-from tests.emulator_workers.appium_testing import gone_within, left_of, need_chromium, shared_server, site
+from tests.emulator_workers.appium_testing import (
+    Remembered,
+    gone_within,
+    left_of,
+    listens,
+    need_chromium,
+    shared_server,
+    site,
+)
 
 
 @pytest.fixture
@@ -151,15 +158,16 @@ def test_a_killed_browser_costs_the_session_and_a_new_one_mends_it(make):
     assert device.reset(Reset.SESSION).width == 412
 
 
-def test_a_closed_device_leaves_neither_process_nor_directory_nor_port(make, tmp_path):
-    ports = PortLeases(tmp_path)
+def test_a_closed_device_leaves_neither_process_nor_directory_nor_port(make):
+    ports = Remembered()
     device = make(ports=ports)
     directory = device._charge.marker
     assert left_of(directory)
     device.close()
     assert left_of(directory) == []
     assert not os.path.exists(directory)
-    assert ports.lease(PortKind.CHROMEDRIVER).port == PortKind.CHROMEDRIVER.value[0]
+    assert ports.held == []
+    assert not any(listens(lease.port) for lease in ports.given)
 
 
 def test_two_devices_on_one_server_do_not_disturb_each_other(make):
@@ -171,9 +179,9 @@ def test_two_devices_on_one_server_do_not_disturb_each_other(make):
     assert second.healthy()
 
 
-def test_a_killed_server_is_noticed_restarted_and_leaves_no_orphans(make, tmp_path):
+def test_a_killed_server_is_noticed_restarted_and_leaves_no_orphans(make):
     need_chromium()
-    with AppiumServer(ports=PortLeases(tmp_path)) as server:
+    with AppiumServer() as server:
         device = make(server=server)
         directory = server.directory
         before = {process.pid for process in marked(str(directory))}
@@ -188,8 +196,8 @@ def test_a_killed_server_is_noticed_restarted_and_leaves_no_orphans(make, tmp_pa
     assert left_of(str(directory)) == []
 
 
-def test_a_server_that_ends_takes_the_browsers_along(make, tmp_path):
-    server = AppiumServer(ports=PortLeases(tmp_path))
+def test_a_server_that_ends_takes_the_browsers_along(make):
+    server = AppiumServer()
     make(server=server)
     directory = server.directory
     server.stop()

@@ -13,7 +13,6 @@ from emulator_workers.appium_server import RemoteAppium
 from emulator_workers.devices.base import DeviceUnreachable
 from emulator_workers.emulator import EmulatorSettings
 from emulator_workers.golden import MARK, avd_directory, check_golden, fingerprint, prepare_golden
-from emulator_workers.processes.leases import PortLeases
 
 SETTINGS = EmulatorSettings(avd="phone", boot_seconds=20, stop_seconds=5)
 
@@ -50,8 +49,7 @@ def sessions(monkeypatch):
 @pytest.fixture
 def prepare(sdk, avd, sessions, tmp_path):
     def prepare(on_step=lambda step: None):
-        ports = PortLeases(tmp_path / "leases")
-        with AdbServer(log=tmp_path / "adb.log", ports=ports, program=sdk.adb) as adb_server:
+        with AdbServer(log=tmp_path / "adb.log", program=sdk.adb) as adb_server:
             return prepare_golden(
                 SETTINGS,
                 RemoteAppium("http://127.0.0.1:1"),

@@ -31,8 +31,8 @@ def ports(tmp_path):
 
 
 @pytest.fixture
-def adb_server(sdk, ports, tmp_path):
-    with AdbServer(log=tmp_path / "adb.log", ports=ports, program=sdk.adb) as server:
+def adb_server(sdk, tmp_path):
+    with AdbServer(log=tmp_path / "adb.log", program=sdk.adb) as server:
         yield server
 
 

@@ -111,10 +111,3 @@ def pixels(png: bytes) -> bytes:
     """A decoded picture, with its size."""
     with Image.open(io.BytesIO(png)) as image:
         return repr(image.size).encode() + image.convert("RGB").tobytes()
-
-
-def listens(port: int) -> bool:
-    """Whether something accepts connections on a loopback port."""
-    with socket.socket() as probe:
-        probe.settimeout(SECONDS)
-        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -14,13 +14,13 @@ from PIL import Image
 from selenium.common.exceptions import NoSuchElementException, WebDriverException
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
 from selenium.webdriver.common.actions.key_input import KeyInput
-from stub_clients import AdbClient, listens, pixels
+from stub_clients import AdbClient, pixels
 
 from emulator_workers.processes.leases import PortKind, PortLeases
 from emulator_workers.simphone.phone import CALM
 from emulator_workers.stub.android_stub import AndroidStub
 from emulator_workers.stub.faults import StubFault
-from tests.emulator_workers.appium_testing import gone_within, need_adb, need_appium, shared_server
+from tests.emulator_workers.appium_testing import gone_within, listens, need_adb, need_appium, ours, shared_server
 
 FAST = {"skipServerInstallation": True, "skipDeviceInitialization": True, "ignoreHiddenApiPolicyError": True}
 # With a host, adb does not start a server of its own where it finds none, as after the end of the stub.
@@ -237,5 +237,5 @@ def test_a_stub_that_ends_in_the_middle_of_a_session_leaves_no_process_and_no_po
 
 def adb_processes(port: int) -> list[list[str]]:
     """Command lines of adb clients of a server; those of other users do not count."""
-    lines = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
-    return [line for line in lines if str(port) in line and "adb" in line[0]]
+    lines = {process.pid: process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])}
+    return [line for pid, line in lines.items() if str(port) in line and "adb" in line[0] and ours(pid)]

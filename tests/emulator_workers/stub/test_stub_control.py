@@ -5,13 +5,14 @@ import sys
 from urllib.parse import urlsplit
 
 import pytest
-from stub_clients import SECONDS, AdbClient, listens, pixels
+from stub_clients import SECONDS, AdbClient, pixels
 
 from digiq_ray.core.tasks import Task
 from emulator_workers.devices.base import DeviceUnreachable
 from emulator_workers.simphone.device import SimulatedDevice
 from emulator_workers.stub.control import ControlServer, RemotePhone
 from emulator_workers.stub.faults import StubFault
+from tests.emulator_workers.appium_testing import listens
 
 UDID = "emulator-5554"
 TASK = Task("c/0", "open notes", 10, "test", kind="open", goal={"kind": "open", "app": "notes"}, seed=3)

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from stub_clients import AdbClient, listens, pixels
+from stub_clients import AdbClient, pixels
 
 from digiq_ray.core.actions import ActionType, format_action, press, swipe, tap, type_text
 from digiq_ray.core.episodes import StopReason
@@ -13,7 +13,6 @@ from digiq_ray.evaluation.judges import OracleJudge
 from emulator_workers.devices.base import DeviceUnreachable, Recovery, Reset, SessionLost
 from emulator_workers.devices.webdriver_errors import PortClash
 from emulator_workers.environment import BrokenFrame, Environment
-from emulator_workers.processes.leases import PortLeases
 from emulator_workers.settle import SettleSettings
 from emulator_workers.simphone.device import SimulatedDevice
 from emulator_workers.simphone.oracle import best_action
@@ -23,7 +22,7 @@ from emulator_workers.stub.android_stub import AndroidStub
 from emulator_workers.stub.control import ControlServer, RemotePhone
 from emulator_workers.stub.device import StubDevice
 from emulator_workers.stub.faults import PlannedFault, StubFault, StubFaultPlan
-from tests.emulator_workers.appium_testing import need_adb, need_appium, shared_server
+from tests.emulator_workers.appium_testing import listens, need_adb, need_appium, shared_server
 
 BUY = {"kind": "buy", "shop": "ebuy", "item": "red hat"}
 LIVELY = Hazards(ad=0.1, lag=0.1, slow=0.3, not_responding=0.03)
@@ -32,16 +31,15 @@ NOTHING = Task("stub/never", "buy a hat that is not sold", 12, "test", goal={**B
 
 
 @pytest.fixture
-def make(tmp_path):
-    """Makes devices on a stub of their own, with leases of their own."""
+def make():
+    """Makes devices on a stub of their own; with this host's leases, because other tests open sessions too."""
     need_appium()
     need_adb()
     made, stub = [], AndroidStub()
 
     def make(*, plan=None, **look):
-        leases = {"ports": PortLeases(tmp_path)}
-        limits = {"call_seconds": 10.0, "start_seconds": 20.0, **leases}
-        made.append(StubDevice(stub.add(plan=plan, **look), shared_server(), **limits))
+        phone = stub.add(plan=plan, **look)
+        made.append(StubDevice(phone, shared_server(), call_seconds=10.0, start_seconds=20.0))
         return made[-1]
 
     make.stub = stub
@@ -142,10 +140,10 @@ def test_the_oracle_knows_success(make):
     assert (reward, terminated, info["stop_reason"]) == (1.0, True, StopReason.SUCCESS)
 
 
-def test_a_stub_in_another_process_is_driven_through_its_control_address(make, tmp_path):
+def test_a_stub_in_another_process_is_driven_through_its_control_address(make):
     stub = AndroidStub(["remote"], hazards=CALM)
     with stub, ControlServer(stub) as control:
-        device = StubDevice(RemotePhone(control.url, "remote"), shared_server(), ports=PortLeases(tmp_path))
+        device = StubDevice(RemotePhone(control.url, "remote"), shared_server())
         simulated = SimulatedDevice(hazards=CALM)
         task = Task("stub/open", "open notes", 5, "test", goal={"kind": "open", "app": "notes"}, seed=3)
         actions = [WAIT, tap(0.5, 0.5), HOME, WAIT]
@@ -186,11 +184,9 @@ def test_a_fault_truncates_the_episode_with_a_typed_error_and_is_mended(make, fa
     assert episode(environment, NOTHING, [WAIT] * 3, level) == episode(simulated, NOTHING, [WAIT] * 3)
 
 
-def test_a_slow_screenshot_beyond_the_deadline_is_an_unreachable_device(make, tmp_path):
+def test_a_slow_screenshot_beyond_the_deadline_is_an_unreachable_device(make):
     plan = planned(StubFault.SLOW_SCREENSHOT, seconds=30.0)
-    device = StubDevice(
-        make.stub.add(plan=plan, hazards=CALM), shared_server(), ports=PortLeases(tmp_path), call_seconds=2.0
-    )
+    device = StubDevice(make.stub.add(plan=plan, hazards=CALM), shared_server(), call_seconds=2.0)
     environment = Environment(device, OracleJudge())
     environment.reset(NOTHING)
     environment.step(act(WAIT))

@@ -3,12 +3,13 @@ import threading
 import time
 
 import pytest
-from stub_clients import SECONDS, Uia2Client, listens, pixels, read_all
+from stub_clients import SECONDS, Uia2Client, pixels, read_all
 
 from emulator_workers.stub.faults import PlannedFault, StubFault, StubFaultPlan
 from emulator_workers.stub.phone import StubPhone
 from emulator_workers.stub.screen import IDLE
 from emulator_workers.stub.uia2 import ELEMENT_KEY
+from tests.emulator_workers.appium_testing import listens
 
 BROKEN = (http.client.HTTPException, OSError)
 
