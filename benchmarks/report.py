@@ -24,11 +24,21 @@ from rich.table import Table
 Figures = TypeVar("Figures")
 
 
-def options(text: str | None, arguments: Sequence[str] | None = None, **more: Mapping[str, Any]) -> argparse.Namespace:
-    """The command line of a benchmark: ``--quick``, ``--json FILE``, and ``more`` (name: ``add_argument``'s words)."""
+def options(
+    text: str | None,
+    arguments: Sequence[str] | None = None,
+    positional: Mapping[str, Mapping[str, Any]] | None = None,
+    **more: Mapping[str, Any],
+) -> argparse.Namespace:
+    """The command line of a benchmark: ``--quick``, ``--json FILE``, and ``more`` (name: ``add_argument``'s words).
+
+    Those of ``positional`` have no dashes.
+    """
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller and fewer: to see that it works")
     parser.add_argument("--json", type=Path, required=True, help="file to write")
+    for name, words in (positional or {}).items():
+        parser.add_argument(name, **words)
     for name, words in more.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **words)
     return parser.parse_args(arguments)

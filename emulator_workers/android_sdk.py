@@ -16,6 +16,7 @@ from pathlib import Path
 from digiq_ray.core.errors import InputError
 from emulator_workers.devices.base import DeviceUnreachable
 
+HOST = "127.0.0.1"
 ADB_PORT = 5037
 DEBIAN_SDK = Path("/usr/lib/android-sdk")
 FIRST_PAUSE, LAST_PAUSE = 0.1, 2.0
@@ -59,12 +60,21 @@ def tool(name: str, *, sdk: Path | None = None) -> str:
     return found
 
 
+def only_if_there(port: int) -> bool:
+    """Whether an adb server's client must not start the server when it finds none.
+
+    The common one is every process's, and adb starts it as always. One on another port was started for somebody, who
+    ends it too: a server that a client put in its place would stay behind. A client that is told a host starts none.
+    """
+    return port != ADB_PORT
+
+
 class Adb:
     """``adb`` for one device.
 
     Args:
         udid: The device's serial.
-        port: Of the adb server; one is started there if need be.
+        port: Of the adb server; see ``only_if_there``.
         program: The client; found by default.
         seconds: Deadline of each call that names none.
     """
@@ -80,7 +90,8 @@ class Adb:
             DeviceUnreachable: it fails, or does not answer in time.
         """
         limit = self._seconds if seconds is None else seconds
-        command = [self._program, "-P", str(self.port), "-s", self.udid, *arguments]
+        host = ("-H", HOST) if only_if_there(self.port) else ()
+        command = [self._program, *host, "-P", str(self.port), "-s", self.udid, *arguments]
         what = f"adb {' '.join(arguments)} on {self.udid}"
         try:
             done = subprocess.run(

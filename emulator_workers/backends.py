@@ -125,6 +125,7 @@ class Backend:
             return Made(AndroidDevice(phone, _appium(self.appium_url), name=phone.udid, prepared=self.prepared))
         from emulator_workers.emulator import AndroidEmulator, EmulatorSettings
 
+        _check_golden(self.avd)
         emulator = AndroidEmulator(EmulatorSettings(avd=self.avd), adb_server=_adb(), log=_directory() / "emulator.log")
         return Made(AndroidDevice(emulator, _appium(self.appium_url), prepared=True), emulator.stop)
 
@@ -175,6 +176,15 @@ def _adb() -> AdbServer:
 
 
 @functools.cache
+def _check_golden(avd: str) -> None:
+    """Raises ``InputError`` unless emulators of ``avd`` can start from its golden snapshot; asked once in a process."""
+    from emulator_workers.emulator import EmulatorSettings
+    from emulator_workers.golden import check_golden
+
+    check_golden(EmulatorSettings(avd=avd))
+
+
+@functools.cache
 def _directory() -> Path:
     place = tempfile.TemporaryDirectory(prefix="digiq-devices-")
     _ENDINGS.append(place.cleanup)
@@ -185,5 +195,5 @@ def end_servers() -> None:
     """Ends the servers of this process, last first, and forgets them."""
     while _ENDINGS:
         _ENDINGS.pop()()
-    for made in (_appium, _adb, _directory):
+    for made in (_appium, _adb, _check_golden, _directory):
         made.cache_clear()

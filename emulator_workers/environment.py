@@ -132,6 +132,7 @@ class Environment:
         self._stop_reason: StopReason | None = None
         self._steps: list[Step] = []
         self._screen = NO_SCREEN
+        self._tag: str | None = None
         self._seen_at = 0.0
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -158,7 +159,7 @@ class Environment:
         if task.horizon < 1:
             raise InputError(f"task {task.task_id!r} has horizon {task.horizon}: give it at least 1")
         self._task, self._stop_reason, self._steps, self.tags = task, None, [], {}
-        self._screen, self._seen_at = NO_SCREEN, time.time()
+        self._screen, self._tag, self._seen_at = NO_SCREEN, None, time.time()
         self._closed.clear()
         try:
             if not self._started:
@@ -172,7 +173,7 @@ class Environment:
                 self._screen = _checked(self._device.reset(level), asked).image
             if self._settle is not None:
                 with self.watch.phase(Phase.SETTLE):
-                    self._screen, _ = self._look(self._settle, None)
+                    self._screen, self._tag = self._look(self._settle, None)
         except DeviceError:
             self._stop_reason = StopReason.DEVICE_ERROR
             self._started = self._started and self._device.info is not None  # a failed reset may have closed it
@@ -219,9 +220,12 @@ class Environment:
         with self._lock:
             if self._stop_reason is None:
                 self._steps.append(
-                    Step(self._screen, result.text, action, parse_error, reward, result.logprob, started, ended)
+                    Step(
+                        *(self._screen, result.text, action, parse_error, reward, result.logprob, started, ended),
+                        settle_tag=self._tag,
+                    )
                 )
-                self._screen, self._seen_at = screen, ended
+                self._screen, self._tag, self._seen_at = screen, info["tag"], ended
                 self._stop_reason = self._why_stop(task, success, action)
             info["stop_reason"] = self._stop_reason
         terminated = self._stop_reason is not None and self._stop_reason.is_terminal
@@ -245,7 +249,7 @@ class Environment:
         with self._lock:
             if self._task is None or self._stop_reason is None:
                 raise DigiQError("episode() needs an episode that has ended: step until terminated or truncated")
-            last = Step(self._screen, None, None, None, 0.0, None, self._seen_at, self._seen_at)
+            last = Step(self._screen, None, None, None, 0.0, None, self._seen_at, self._seen_at, self._tag)
             return Episode(
                 episode_id,
                 self._task,

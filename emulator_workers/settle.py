@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 import io
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ Picture = NDArray[np.int16]
 _LARGEST_SIDE = 320
 _CHANGED_LEVELS = 12
 _WHITE, _BLACK = 240, 12
+_LAST_STRETCH = 1.5  # so much longer the pause before the last frame may be, rather than one more frame just before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +173,11 @@ class Settling:
         self._changed = before is None
         self.tag: Tag | None = None
 
-    def look(self, picture: Picture, at: float) -> float | None:
-        """Takes in a picture that was seen at ``at``; seconds until the next look, or ``None``: the wait is over.
+    def look(self, picture: Picture, at: float, frame_seconds: float = 0.0) -> float | None:
+        """Takes in a picture that was seen at ``at``; seconds until the next is asked for; ``None``: the wait is over.
 
-        ``tag`` then says how it ended.
+        ``tag`` then says how the wait ended. A frame takes ``frame_seconds`` at least: the one that may end the wait is
+        asked for so much sooner, so that it comes when the screen has been stable for long enough, not after.
         """
         settings, waited = self._settings, at - self._began
         if self._last is None or changed_share(self._last, picture, settings.ignore) > settings.tolerance:
@@ -191,7 +194,10 @@ class Settling:
             self.tag = None if self._changed else Tag.FROZEN
             return None
         wait = self._until(Tag.UNSETTLED, waited, settings.deadline_seconds)
-        return None if wait is None else min(wait, stable_at - at)
+        if wait is None:
+            return None
+        last = max(0.0, stable_at - at - frame_seconds)
+        return last if last <= _LAST_STRETCH * wait else wait
 
     def _until(self, tag: Tag, waited: float, limit: float) -> float | None:
         left = limit - waited
@@ -214,18 +220,19 @@ def settle(
         settings: When a screen counts as settled.
         before: The encoded screen before an action that should change something.
         clock: Seconds that only go up.
-        wait: Waits so many seconds; may return sooner. The time that a frame takes counts as waited.
+        wait: Waits so many seconds; may return sooner.
     """
     pause = wait if wait is not None else threading.Event().wait
     state = Settling(settings, picture_of(before) if before is not None else None, clock())
-    frame, picture, looks = take(), None, 1
-    shown: bytes | None = None
+    picture, shown, looks, quickest = None, b"", 0, math.inf
     while True:
+        asked = clock()
+        frame, looks = take(), looks + 1
+        quickest = min(quickest, clock() - asked)
         if picture is None or frame.image != shown:
             picture, shown = picture_of(frame.image), frame.image
-        at = clock()
-        left = state.look(picture, at)
+        left = state.look(picture, clock(), quickest)
         if left is None:
             return Settled(frame, state.tag, looks)
-        pause(left)
-        frame, looks = take(), looks + 1
+        if left > 0:
+            pause(left)

@@ -91,6 +91,8 @@ def _print_episodes(report: Mapping[str, Any], console: Console) -> None:
     for name in ("splits", "stop_reasons", "policy_versions", "devices", "action_types"):
         table.add_row(name.replace("_", " "), _counts(report[name]))
     table.add_row("parse errors", f"{report['parse_errors']:,}")
+    if report["settle_tags"]:
+        table.add_row("not settled", _counts(report["settle_tags"]))
     table.add_row("screen changed", f"{_percent(report['label_balance'])} of steps, by hash")
     if "labels" in report:
         table.add_row("", f"{_percent(report['labels'])} of {report['labels']['n']:,} steps, by pixels")

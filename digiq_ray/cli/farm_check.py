@@ -47,8 +47,8 @@ def check(
     """
     from emulator_workers.checks.conformance import conformance
 
-    if kind == "android" and not udid and not avd:
-        udid = _first_phone(adb_port)
+    if kind == "android" and not avd:
+        udid = _phone(udid, adb_port)
     backend = Backend(
         kind=kind,
         udids=(udid,) if udid else (),
@@ -84,16 +84,19 @@ def check(
     context.exit(1 if failed else 0)
 
 
-def _first_phone(adb_port: int) -> str:
+def _phone(udid: str | None, adb_port: int) -> str:
+    """``udid`` if the adb server knows it, whatever its state, or else the first phone that is up; starts no server."""
     from emulator_workers.checks.machine import adb_devices
 
-    up = [udid for udid, state in (adb_devices(adb_port) or {}).items() if state == "device"]
-    if not up:
+    devices = adb_devices(adb_port) or {}
+    known = [each for each, state in devices.items() if each == udid or (not udid and state == "device")]
+    if not known:
         raise InputError(
-            f"no Android device is up at the adb server on port {adb_port}: start one and look with adb devices, "
+            f"{udid or 'an Android device that is up'} is not known to the adb server on port {adb_port} "
+            f"({', '.join(devices) or 'it knows none, or does not run'}): start the device and look with adb devices, "
             "or give --avd"
         )
-    return up[0]
+    return known[0]
 
 
 @click.command(short_help="prepares the snapshot that emulators of an AVD start from")

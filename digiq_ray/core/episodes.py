@@ -41,6 +41,8 @@ class Step:
         reward: Reward for this action (0 on the last step).
         behaviour_logprob: Natural logarithm of the policy's probability of ``action_text``, if known.
         started_at, ended_at: Unix time in seconds around the action.
+        settle_tag: How the wait for ``screen`` ended if it did not settle: ``unsettled``, ``frozen`` or ``blank``;
+            ``None`` if it settled, or was taken as it was.
     """
 
     screen: bytes
@@ -51,6 +53,7 @@ class Step:
     behaviour_logprob: float | None
     started_at: float
     ended_at: float
+    settle_tag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

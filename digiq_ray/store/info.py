@@ -24,7 +24,16 @@ from digiq_ray.store.snapshot import snapshot_names
 T = TypeVar("T")
 
 _EPISODE_COLUMNS = ("task_id", "split", "policy_version", "stop_reason")
-_COLUMNS = (*_EPISODE_COLUMNS, "device", "action_type", "parse_error", "screen_hash", "is_first", "is_last")
+_COLUMNS = (
+    *_EPISODE_COLUMNS,
+    "device",
+    "action_type",
+    "parse_error",
+    "screen_hash",
+    "settle_tag",
+    "is_first",
+    "is_last",
+)
 _TRIES = 20
 
 
@@ -59,6 +68,7 @@ class EpisodeInfo:
         splits, stop_reasons, policy_versions, devices: Episodes for each.
         action_types: Actions for each type.
         parse_errors: Actions that could not be parsed.
+        settle_tags: Screens that had not settled when they were taken, for each way in which the wait ended.
         changed, compared: Actions after which the screen was another one, and actions with a screen before and after.
     """
 
@@ -80,6 +90,7 @@ class EpisodeInfo:
     devices: dict[str, int] = field(default_factory=dict)
     action_types: dict[str, int] = field(default_factory=dict)
     parse_errors: int = 0
+    settle_tags: dict[str, int] = field(default_factory=dict)
     changed: int = 0
     compared: int = 0
 
@@ -123,6 +134,7 @@ def _count_steps(info: EpisodeInfo, rows: Any, hashes: set[str]) -> None:
     last = rows["is_last"].to_numpy()
     info.steps += int((~last).sum())
     _add(info.action_types, _values(rows.filter(~last)["action_type"].drop_null()))
+    _add(info.settle_tags, _values(rows["settle_tag"].drop_null()))
     info.parse_errors += rows.num_rows - rows["parse_error"].null_count
     screens = rows["screen_hash"]
     info.lost_screens += screens.null_count

@@ -16,7 +16,7 @@ from digiq_ray.store.schema import ACTION_FIELDS, episode_to_rows, rows_to_episo
 
 Row = dict[str, Any]
 
-_MAY_BE_NULL = {"screen", "screen_hash", "behaviour_logprob", *(name for name, _ in ACTION_FIELDS)}
+_MAY_BE_NULL = {"screen", "screen_hash", "behaviour_logprob", "settle_tag", *(name for name, _ in ACTION_FIELDS)}
 
 
 def check_episode(episode_id: str, rows: list[Row]) -> None:

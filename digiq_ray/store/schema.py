@@ -4,6 +4,9 @@ One row for each observation, so ``T + 1`` rows for ``T`` actions; the last row 
 belongs to the episode (task, stop reason, policy version, ...) repeats on each of its rows, so that any reader can
 filter without a join; dictionary encoding makes that cost nothing. Times are Unix seconds, coordinates lie in [0, 1].
 
+``settle_tag`` says how the wait for the screen ended if the screen did not settle; segments that were written before
+there was this column lack it, and read as null.
+
 ``screen_hash`` says what was seen on every row. The bytes lie in ``screen`` on the first row of a row group that has
 the hash, and are null on the later ones (version 1 has them on every row); this package fills them in on reading. Any
 other reader finds them in the same file by the hash: in SQL, ``LEFT JOIN`` the rows whose ``screen`` is not null on
@@ -29,6 +32,8 @@ SHARD_KEY = b"digiq.shard"
 EPISODES_VERSION = 2
 READABLE_VERSIONS: Mapping[str, tuple[int, ...]] = {"episodes": (1, EPISODES_VERSION)}
 """Versions of a kind that this program reads; of a kind that is not here, version 1 only."""
+LATER_COLUMNS: Mapping[str, tuple[Any, ...]] = {"episodes": (pa.field("settle_tag", pa.string()),)}
+"""Last columns of a kind that segments written before them lack, where they read as null."""
 
 ACTION_FIELDS: tuple[tuple[str, Any], ...] = (
     ("action", pa.string()),
@@ -64,12 +69,26 @@ def check_kind(metadata: Mapping[bytes, bytes], schema: Any) -> int:
 
 
 def check_columns(found: Any, schema: Any) -> None:
-    """Raises ``ValueError`` if a file's ``pa.Schema`` lacks a column of ``schema`` or has it with another type."""
+    """Raises ``ValueError`` if a file's ``pa.Schema`` lacks a column of ``schema`` or has it with another type.
+
+    It may lack one of ``LATER_COLUMNS``.
+    """
+    later = LATER_COLUMNS.get(schema.metadata[KIND_KEY].decode(), ())
     for field in schema:
         index = found.get_field_index(field.name)
+        if index < 0 and field in later:
+            continue
         if index < 0 or found.field(index).type != field.type:
             what = "missing" if index < 0 else f"of type {found.field(index).type}"
             raise ValueError(f"column {field.name} is {what}, not {field.type}")
+
+
+def with_later_columns(table: Any, kind: str) -> Any:
+    """A ``pa.Table`` with the ``LATER_COLUMNS`` of its kind that it lacks, all null."""
+    for field in LATER_COLUMNS.get(kind, ()):
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table
 
 
 def check_shard(metadata: Mapping[bytes, bytes], shard: str) -> None:
@@ -105,6 +124,7 @@ EPISODE_SCHEMA = make_schema(
         ("started_at", pa.float64()),
         ("ended_at", pa.float64()),
         ("horizon", pa.int32()),
+        *((field.name, field.type) for field in LATER_COLUMNS["episodes"]),
     ),
     EPISODES_VERSION,
 )
@@ -184,6 +204,7 @@ def episode_to_rows(episode: Episode) -> list[dict[str, object]]:
                 "behaviour_logprob": step.behaviour_logprob,
                 "started_at": step.started_at,
                 "ended_at": step.ended_at,
+                "settle_tag": step.settle_tag,
             }
         )
     return rows
@@ -238,4 +259,5 @@ def _row_to_step(row: Mapping[str, Any]) -> Step:
         behaviour_logprob=row["behaviour_logprob"],
         started_at=row["started_at"],
         ended_at=row["ended_at"],
+        settle_tag=row["settle_tag"],
     )

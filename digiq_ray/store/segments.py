@@ -29,7 +29,7 @@ from digiq_ray.store.footers import (
     Segment,
     seal,
 )
-from digiq_ray.store.schema import SHARD_KEY
+from digiq_ray.store.schema import KIND_KEY, SHARD_KEY, with_later_columns
 from digiq_ray.store.screens import HASH, SCREEN, new_screen_bytes, resolve_screens, share_screens
 
 # A row group closes at the first episode that reaches one of these: what reading one episode may cost.
@@ -101,6 +101,7 @@ def read_rows(directory: Directory, name: str, columns: Sequence[str] | None = N
             table = parquet.read(columns=None if columns is None else list(columns))
         else:
             table = parquet.read(columns=list({*columns, HASH}))
+        table = with_later_columns(table, _kind(parquet.metadata))
         resolved = resolve_screens(table) if SCREEN in table.column_names else table
         return resolved if columns is None else resolved.select(list(columns))
 
@@ -114,9 +115,8 @@ def read_metadata(directory: Directory, name: str) -> Any:
 def read_group(directory: Directory, name: str, group: int, metadata: Any) -> Any:
     """One row group of a segment as a ``pa.Table``, as the file has it: with each screen once."""
     with directory.reading(name) as file:
-        return pq.ParquetFile(file, metadata=metadata, page_checksum_verification=True, pre_buffer=True).read_row_group(
-            group
-        )
+        parquet = pq.ParquetFile(file, metadata=metadata, page_checksum_verification=True, pre_buffer=True)
+        return with_later_columns(parquet.read_row_group(group), _kind(metadata))
 
 
 def episode_tables(directory: Directory, segment: Segment) -> Iterator[tuple[str, Any]]:
@@ -139,6 +139,10 @@ def episode_tables(directory: Directory, segment: Segment) -> Iterator[tuple[str
 def group_rows(group: Any, start: int, length: int) -> Any:
     """Rows of a row group, each with the bytes of its screen; raises ``ValueError`` if those are nowhere."""
     return resolve_screens(group, start, length) if SCREEN in group.column_names else group.slice(start, length)
+
+
+def _kind(metadata: Any) -> str:
+    return (metadata.metadata or {}).get(KIND_KEY, b"").decode()
 
 
 def _groups(tables: Iterable[tuple[str, Any]], *, shared: bool) -> Iterator[list[tuple[str, Any]]]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from emulator_workers.android_sdk import ADB_PORT, Adb
+from emulator_workers.android_sdk import ADB_PORT, HOST, Adb, only_if_there
 from emulator_workers.appium_server import AppiumEndpoint
 from emulator_workers.devices.appium import AppiumDevice
 from emulator_workers.devices.base import DeviceBroken, DeviceError, DeviceUnreachable, Frame, Key, Recovery, Reset
@@ -145,6 +145,7 @@ class AndroidDevice(AppiumDevice):
             "appium:udid": phone.udid,
             "appium:adbPort": phone.adb_port,
             "appium:suppressKillServer": True,
+            **({"appium:remoteAdbHost": HOST} if only_if_there(phone.adb_port) else {}),
             "appium:systemPort": system,
             "appium:mjpegServerPort": mjpeg,
             "appium:noReset": True,

@@ -142,9 +142,10 @@ class AppiumDevice(ABC):
     def reset(self, level: Reset = Reset.HOME) -> Frame:
         """The home screen, in a new session for ``SESSION``, on a restored or rebooted device above that.
 
-        A session that was lost in an earlier reset is opened again at any level.
+        A session that was lost in an earlier reset is opened again at any level; a device that was not started, or was
+        closed, above ``HOME`` only.
         """
-        if not self._begun:
+        if level is Reset.HOME and not self._begun:
             self._session()
         if level is not Reset.HOME or self._driver is None:
             self._drop()

@@ -106,7 +106,10 @@ class Device(Protocol):
         ...
 
     def reset(self, level: Reset = Reset.HOME) -> Frame:
-        """Brings the device back to its home screen and returns the first frame."""
+        """Brings the device back to its home screen and returns the first frame.
+
+        Above ``HOME`` it starts a device that is not started.
+        """
         ...
 
     def screenshot(self) -> Frame:

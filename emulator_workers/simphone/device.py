@@ -54,7 +54,8 @@ class SimulatedDevice:
 
     def reset(self, level: Reset = Reset.HOME) -> Frame:
         """A fresh phone for the prepared task; every level costs the same here."""
-        del level
+        if self.info is None and level is not Reset.HOME:
+            self.start()
         if self.info is None:
             raise SessionLost(f"{self._name}: not started; call start() first")
         if self._task is None:

@@ -17,12 +17,7 @@ from digiq_ray.core.tasks import Task
 from emulator_workers.appium_server import AppiumEndpoint
 from emulator_workers.devices.android import AndroidDevice
 from emulator_workers.devices.base import DeviceInfo, Frame, Key, Reset, SessionLost
-from emulator_workers.stub.listening import HOST
 from emulator_workers.stub.phone import PhoneControl
-
-# With a host adb asks the server there; without, it starts a server of its own where it finds none, as after the
-# stub has ended, and leaves it behind.
-ONLY_THE_STUB = {"appium:remoteAdbHost": HOST}
 
 
 class StubDevice:
@@ -47,8 +42,9 @@ class StubDevice:
     ) -> None:
         self.phone = phone
         self._name = name or phone.udid
-        wanted = {**ONLY_THE_STUB, **(capabilities or {})}
-        self._android = AndroidDevice(phone, server, name=self._name, prepared=True, capabilities=wanted, **limits)
+        self._android = AndroidDevice(
+            phone, server, name=self._name, prepared=True, capabilities=capabilities, **limits
+        )
         self._task: Task | None = None
         self._running = self._paced = False
 

@@ -93,12 +93,15 @@ class WebPhoneDevice:
         self._session.show(None)
 
     def reset(self, level: Reset = Reset.HOME) -> Frame:
-        """A fresh phone for the prepared task; above ``HOME`` in a new browser too."""
+        """A fresh phone for the prepared task; above ``HOME`` in a new browser, also if there was none."""
+        fresh = self._browser is None and level is not Reset.HOME
+        if fresh:
+            self.start()
         browser = self._started()
         if self._task is None:
             raise SessionLost(f"{self.name}: no task; call prepare(task) first")
         self._session.show(None)
-        if level is not Reset.HOME:
+        if level is not Reset.HOME and not fresh:
             browser.reset(level)
         browser.press(Key.HOME)
         self._paced = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -180,6 +181,19 @@ def test_info_is_a_table_for_people(run: Run, episodes: Path) -> None:
     assert code == 0
     for text in ("6 (12 steps)", "40.0% (11.8% to 76.9%)", "split test", "t/2", "50.0%", "success 2"):
         assert text in out
+
+
+def test_info_counts_screens_that_had_not_settled_if_there_are_any(run: Run, episodes: Path) -> None:
+    assert _json(run("info", episodes, "--json"))["settle_tags"] == {}
+    assert "not settled" not in run("info", episodes)[1]
+    episode = _episode(9, StopReason.SUCCESS)
+    tagged = (
+        dataclasses.replace(step, settle_tag=tag)
+        for step, tag in zip(episode.steps, ("frozen", None, "blank"), strict=True)
+    )
+    EpisodeStore(episodes).append([dataclasses.replace(episode, steps=tuple(tagged))])
+    assert _json(run("info", episodes, "--json"))["settle_tags"] == {"frozen": 1, "blank": 1}
+    assert "blank 1, frozen 1" in run("info", episodes)[1]
 
 
 def test_info_counts_an_episode_that_is_there_twice_once(run: Run, episodes: Path, tmp_path: Path) -> None:

@@ -78,7 +78,26 @@ def test_a_device_that_fails_a_step_ends_with_one_and_is_named(monkeypatch, caps
 def test_android_without_a_phone_says_what_to_do(monkeypatch, capsys):
     monkeypatch.setattr(machine, "adb_devices", lambda port: {"emulator-5554": "offline"})
     assert farm("check", "--device", "android") == 2
-    assert "no Android device is up" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert (captured.out, len(captured.err.splitlines())) == ("", 1)
+    assert "an Android device that is up is not known to the adb server on port 5037 (emulator-5554)" in captured.err
+
+
+@pytest.mark.parametrize("devices", [None, {"emulator-5554": "device"}])
+def test_a_serial_that_adb_does_not_know_is_one_line(monkeypatch, capsys, devices):
+    monkeypatch.setattr(machine, "adb_devices", lambda port: devices)
+    assert farm("check", "--device", "android", "--udid", "phone-9", "--adb-port", "5099") == 2
+    captured = capsys.readouterr()
+    assert (captured.out, len(captured.err.splitlines())) == ("", 1)
+    assert "phone-9 is not known to the adb server on port 5099" in captured.err
+
+
+def test_an_avd_that_is_not_there_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ANDROID_AVD_HOME", str(tmp_path))
+    assert farm("check", "--device", "android", "--avd", "phone") == 2
+    captured = capsys.readouterr()
+    assert (captured.out, len(captured.err.splitlines())) == ("", 1)
+    assert "AVD 'phone' is not in" in captured.err
 
 
 def test_android_by_id_and_by_avd_at_once_is_refused(capsys):

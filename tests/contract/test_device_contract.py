@@ -210,6 +210,16 @@ def test_a_closed_device_starts_again(device, case):
     assert device.healthy()
 
 
+@pytest.mark.parametrize("level", [level for level in Reset if level is not Reset.HOME])
+def test_a_reset_above_home_starts_a_device_that_is_closed(device, case, level):
+    first = picture(device.reset(), case)
+    device.close()
+    if isinstance(device, TaskAware):
+        device.prepare(TASK)
+    assert picture(device.reset(level), case) == first
+    assert device.healthy()
+
+
 # ---- frames
 
 

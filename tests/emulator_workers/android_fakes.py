@@ -31,8 +31,11 @@ ADB = """
 import json, os, signal, socket, sys, time
 from pathlib import Path
 here, words = Path({here!r}), sys.argv[1:]
+host = words[:2] == ["-H", "127.0.0.1"]
+del words[:2 * host]
 assert words.pop(0) == "-P"
 port = int(words.pop(0))
+assert host == (port != 5037 and words != ["nodaemon", "server"])
 if words == ["nodaemon", "server"]:
     with socket.create_server(("127.0.0.1", port)) as server:
         while True:

@@ -141,3 +141,9 @@ def listens(port: int) -> bool:
 def left_of(marker: str) -> list[str]:
     """The processes that carry a marker, in words."""
     return [str(process) for process in marked(marker)]
+
+
+def adb_processes(port: int) -> list[list[str]]:
+    """Command lines of adb clients of a server; those of other users do not count."""
+    lines = {process.pid: process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])}
+    return [line for pid, line in lines.items() if str(port) in line and "adb" in line[0] and ours(pid)]

@@ -16,10 +16,17 @@ from emulator_workers.simphone.phone import CALM
 from emulator_workers.stub.android_stub import AndroidStub
 from emulator_workers.stub.faults import StubFault
 from emulator_workers.stub.screen import Clock
-from tests.emulator_workers.appium_testing import Remembered, need_adb, need_appium, shared_server
+from tests.emulator_workers.appium_testing import (
+    Remembered,
+    adb_processes,
+    gone_within,
+    listens,
+    need_adb,
+    need_appium,
+    shared_server,
+)
 
 TASK = Task("android/0", "open the notes app", 10, "test", goal={"kind": "open", "app": "notes"}, seed=3)
-REAL = "DIGIQ_ANDROID_UDID"
 
 
 @pytest.fixture
@@ -102,6 +109,29 @@ def test_adb_is_asked_with_a_deadline_and_a_state(stub):
     assert adb.shell("getprop", "sys.boot_completed") == "1"
 
 
+def test_a_reset_above_home_opens_a_session_where_there_is_none(make):
+    device = make()
+    with pytest.raises(SessionLost, match=r"call start\(\) first"):
+        device.reset()
+    assert device.reset(Reset.SESSION).width == 192
+    assert device.healthy()
+
+
+def test_an_adb_server_that_ends_in_the_middle_of_a_session_is_not_replaced(make, phone, stub):
+    device, port = make(), stub.adb_port
+    device.start()
+    stub.stop()
+    with pytest.raises((DeviceUnreachable, SessionLost)):
+        device.screenshot()
+    for call in (device.start, lambda: device.reset(Reset.SESSION), lambda: device.reset(Reset.SNAPSHOT)):
+        with pytest.raises((DeviceUnreachable, SessionLost)):
+            call()
+    device.close()
+    assert "cannot connect to daemon" in Adb(phone.udid, port=port).state()
+    assert gone_within(5, lambda: adb_processes(port))
+    assert not listens(port)
+
+
 # ---- one owner
 
 
@@ -135,7 +165,10 @@ def test_a_closed_device_gives_its_ports_and_its_phone_back(make, stub, tmp_path
 class QuietPhone:
     """A phone that is always there."""
 
-    udid, adb_port = "phone-1", 5037
+    udid = "phone-1"
+
+    def __init__(self, adb_port=5037):
+        self.adb_port = adb_port
 
     def ensure(self):
         pass
@@ -143,9 +176,9 @@ class QuietPhone:
 
 @pytest.fixture
 def wanted(tmp_path):
-    def wanted(**options):
+    def wanted(adb_port=5037, **options):
         device = AndroidDevice(
-            QuietPhone(), RemoteAppium("http://127.0.0.1:9"), ports=PortLeases(tmp_path),
+            QuietPhone(adb_port), RemoteAppium("http://127.0.0.1:9"), ports=PortLeases(tmp_path),
             devices=UdidLeases(tmp_path), call_seconds=30, start_seconds=120, **options,
         )  # fmt: skip
         try:
@@ -162,6 +195,11 @@ def test_a_session_names_its_phone_and_ports_of_its_own(wanted):
     assert found["appium:systemPort"] in range(*PortKind.SYSTEM.value)
     assert found["appium:mjpegServerPort"] in range(*PortKind.MJPEG.value)
     assert found["appium:uiautomator2ServerReadTimeout"] == 30_000
+
+
+def test_only_the_common_adb_server_may_be_started_by_whoever_needs_it(wanted):
+    assert "appium:remoteAdbHost" not in wanted()
+    assert wanted(adb_port=15040)["appium:remoteAdbHost"] == "127.0.0.1"
 
 
 def test_only_a_prepared_phone_goes_without_the_installation_of_appiums_server(wanted):
@@ -185,26 +223,3 @@ def test_system_bars_may_be_missing_from_the_window_but_not_from_the_screenshot(
     else:
         with pytest.raises(DeviceBroken, match="does not hold a window of 2280 x 1080"):
             device._pointer_space(frame)
-
-
-# ---- a real phone
-
-
-@pytest.mark.needs_android
-def test_a_real_phone_goes_home_and_is_touched(tmp_path):
-    if not os.environ.get(REAL):
-        pytest.skip(f"no Android is at hand: set {REAL} to the serial of one that `adb devices` lists")
-    need_appium()
-    device = AndroidDevice(ConnectedPhone(os.environ[REAL]), shared_server(), devices=UdidLeases(tmp_path))
-    try:
-        device.start()
-        first = device.reset()
-        assert (first.width, first.height) == (device.info.width, device.info.height)
-        device.swipe(0.5, 0.9, 0.5, 0.2)
-        device.tap(0.5, 0.5)
-        device.press(Key.BACK)
-        device.press(Key.HOME)
-        assert device.healthy()
-        assert device.reset(Reset.SESSION).width == first.width
-    finally:
-        device.close()

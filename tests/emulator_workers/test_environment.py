@@ -328,6 +328,40 @@ def test_an_action_without_any_effect_is_tagged_frozen():
     assert info["tag"] == "frozen"
 
 
+def test_each_screen_of_an_episode_keeps_how_the_wait_for_it_ended():
+    environment = Environment(AnimatedPhone(3), OracleJudge(), settle=QUICK)
+    environment.reset(page_task(1))
+    for text in ("swipe 0.50 0.80 0.50 0.20", "wait", "swipe 0.50 0.80 0.50 0.20", NEXT):
+        environment.step(act(text))
+    tags = [step.settle_tag for step in environment.episode("e", "v1", "fake").steps]
+    assert tags == [None, "frozen", None, "frozen", None]
+
+
+def test_the_first_and_the_last_screen_keep_their_tags_and_a_screen_that_was_not_seen_has_none():
+    class Restless(FakePhone):
+        def _frame(self):
+            return dataclasses.replace(super()._frame(), image=encode(100 + 40 * (next(self.shades) % 2)))
+
+        def screenshot(self):
+            if self.broken:
+                raise SessionLost("gone")
+            return super().screenshot()
+
+        shades, broken = itertools.count(), False
+
+    phone = Restless()
+    environment = Environment(phone, OracleJudge(), settle=QUICK)
+    environment.reset(page_task(1))
+    environment.step(act("wait"))
+    phone.broken = True
+    environment.step(act("wait"))
+    episode = environment.episode("e", "v1", "fake")
+    assert [step.settle_tag for step in episode.steps] == ["unsettled", "unsettled"]
+    with pytest.raises(SessionLost):
+        environment.reset(page_task(1))
+    assert [step.settle_tag for step in environment.episode("e", "v1", "fake").steps] == [None]
+
+
 @pytest.mark.parametrize("text", ["wait", "complete", "nonsense", "type hello"])
 def test_no_change_is_expected_of_waiting_stopping_nonsense_and_rejected_actions(text):
     environment = Environment(FakePhone(), OracleJudge(), settle=QUICK)

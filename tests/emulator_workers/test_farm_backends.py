@@ -1,15 +1,24 @@
+import functools
 import pickle
 
 import pytest
+from fake_phones import DicePolicy, page_task
 
 from digiq_ray.core.errors import InputError
+from digiq_ray.evaluation.judges import OracleJudge
+from digiq_ray.store.episodes import EpisodeStore
 from emulator_workers import backends
 from emulator_workers.backends import Backend
 from emulator_workers.devices.android import AndroidDevice
 from emulator_workers.devices.chromium import ChromiumDevice
+from emulator_workers.emulator import EmulatorSettings
+from emulator_workers.environment import Environment
+from emulator_workers.jobs import make_jobs
+from emulator_workers.pool import SerialPool
 from emulator_workers.processes.leases import UdidLeases
 from emulator_workers.simphone.device import SimulatedDevice
 from emulator_workers.webphone.device import WebPhoneDevice
+from emulator_workers.worker import WorkerSpec
 
 
 @pytest.fixture(autouse=True)
@@ -36,11 +45,36 @@ def test_each_kind_makes_its_device_without_starting_anything(backend, kind):
     assert made.end is None
 
 
-def test_an_avd_brings_an_emulator_that_is_ended_with_the_device():
-    made = Backend(kind="android", avd="phone").make()
-    assert isinstance(made.device, AndroidDevice)
-    assert made.end is not None
-    made.end()
+def test_an_avd_brings_an_emulator_that_is_ended_with_the_device(monkeypatch):
+    asked = []
+    monkeypatch.setattr("emulator_workers.golden.check_golden", asked.append)
+    for _ in range(2):
+        made = Backend(kind="android", avd="phone").make()
+        assert isinstance(made.device, AndroidDevice)
+        assert made.end is not None
+        made.end()
+    assert asked == [EmulatorSettings(avd="phone")]
+
+
+def test_no_emulator_is_made_of_an_avd_without_a_golden_snapshot(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANDROID_AVD_HOME", str(tmp_path))
+    (tmp_path / "phone.avd").mkdir()
+    (tmp_path / "phone.avd" / "config.ini").touch()
+    (tmp_path / "phone.ini").touch()
+    store = EpisodeStore.create(tmp_path / "episodes")
+    spec = WorkerSpec(
+        make_environment=functools.partial(make_backend_environment, Backend(kind="android", avd="phone")),
+        make_policy=DicePolicy,
+        store_path=str(store.path),
+    )
+    with pytest.raises(InputError) as raised:
+        SerialPool(spec).run(make_jobs([page_task(1)], run="r"))
+    assert str(raised.value) == "AVD 'phone' has no golden snapshot: run `digiq farm golden phone`"
+
+
+def make_backend_environment(backend):
+    made = backend.make()
+    return Environment(made.device, OracleJudge(), on_close=made.end)
 
 
 @pytest.mark.parametrize("named", [{}, {"udids": ("a",), "avd": "b"}])

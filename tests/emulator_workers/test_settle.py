@@ -138,8 +138,22 @@ def test_frames_are_polled_at_the_settings_pace():
     assert np.diff(film.taken) == pytest.approx([0.1, 0.1, 0.1])
 
 
+def test_the_last_frame_is_asked_for_so_that_it_comes_when_the_screen_has_been_stable_for_long_enough():
+    film = Film((0, screen(1)), frame_seconds=0.09)
+    settled = film.settle()
+    assert film.taken[-1] - film.taken[0] == pytest.approx(SETTINGS.stable_seconds)
+    assert settled.looks == 3
+
+
+def test_a_screen_that_changes_in_the_last_stretch_is_not_taken():
+    film = Film((0, screen(1)), (0.35, screen(2)), frame_seconds=0.09)
+    settled = film.settle()
+    assert (settled.tag, settled.frame.image) == (None, screen(2))
+    assert film.taken[-1] >= 0.35 + SETTINGS.stable_seconds
+
+
 @given(
-    changes=st.lists(st.floats(0, 4), max_size=12),
+    changes=st.lists(st.floats(0, 4), max_size=9),
     blank=st.booleans(),
     frame_seconds=st.floats(0, 0.7),
     acted=st.booleans(),
@@ -152,6 +166,9 @@ def test_every_wait_ends_within_its_bounds(changes, blank, frame_seconds, acted)
     assert film.now <= longest + SETTINGS.poll_seconds + SETTINGS.stable_seconds + 2 * frame_seconds
     assert settled.looks == len(film.taken)
     assert settled.frame.monotonic == film.taken[-1], "the frame is the last one"
+    if settled.tag is None:
+        same = [at for at in film.taken if not any(at < begins <= film.taken[-1] for begins, _ in scenes)]
+        assert film.taken[-1] - same[0] >= SETTINGS.stable_seconds - 1e-9, "it was seen for as long as it has to be"
 
 
 def test_regions_are_learned_from_frames_between_which_nobody_acted():

@@ -41,6 +41,7 @@ def _steps(draw: st.DrawFn) -> tuple[Step, ...]:
             behaviour_logprob=draw(st.none() | _NUMBER),
             started_at=draw(_NUMBER),
             ended_at=draw(_NUMBER),
+            settle_tag=draw(st.none() | st.sampled_from(["unsettled", "frozen", "blank"])),
         )
 
     return (*(step(last=False) for _ in range(draw(st.integers(0, 3)))), step(last=True))
@@ -78,7 +79,7 @@ def test_the_columns_are_those_of_the_design() -> None:
     columns = (
         "episode_id step task_id task split kind seed goal screen screen_hash action action_type x y x2 y2 typed_text "
         "parse_error reward is_first is_last is_terminal stop_reason policy_version device judge behaviour_logprob "
-        "started_at ended_at horizon"
+        "started_at ended_at horizon settle_tag"
     )
     assert " ".join(EPISODE_SCHEMA.names) == columns
     assert EPISODE_SCHEMA.metadata == {b"digiq.kind": b"episodes", b"digiq.schema_version": b"2"}

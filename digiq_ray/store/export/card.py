@@ -18,6 +18,7 @@ _MEANINGS = {
     "stop_reason": "success, agent_stop, time_limit or device_error",
     "behaviour_logprob": "natural logarithm of the policy's probability of `action`, if known",
     "started_at": "Unix time in seconds, as `ended_at`",
+    "settle_tag": "how the wait for the screen ended if it did not settle: unsettled, frozen, blank; else null",
     "goal": "what the judge needs to know, as JSON",
 }
 

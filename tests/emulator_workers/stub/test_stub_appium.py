@@ -5,7 +5,6 @@ import itertools
 import socket
 import time
 
-import psutil
 import pytest
 from appium import webdriver
 from appium.options.android import UiAutomator2Options
@@ -20,7 +19,14 @@ from emulator_workers.processes.leases import PortKind, PortLeases
 from emulator_workers.simphone.phone import CALM
 from emulator_workers.stub.android_stub import AndroidStub
 from emulator_workers.stub.faults import StubFault
-from tests.emulator_workers.appium_testing import gone_within, listens, need_adb, need_appium, ours, shared_server
+from tests.emulator_workers.appium_testing import (
+    adb_processes,
+    gone_within,
+    listens,
+    need_adb,
+    need_appium,
+    shared_server,
+)
 
 FAST = {"skipServerInstallation": True, "skipDeviceInitialization": True, "ignoreHiddenApiPolicyError": True}
 # With a host, adb does not start a server of its own where it finds none, as after the end of the stub.
@@ -233,9 +239,3 @@ def test_a_stub_that_ends_in_the_middle_of_a_session_leaves_no_process_and_no_po
     stub.stop()
     assert gone_within(5, lambda: adb_processes(port))
     assert not any(listens(int(local.removeprefix("tcp:"))) for local in itertools.chain(forwarded, [f"tcp:{port}"]))
-
-
-def adb_processes(port: int) -> list[list[str]]:
-    """Command lines of adb clients of a server; those of other users do not count."""
-    lines = {process.pid: process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])}
-    return [line for pid, line in lines.items() if str(port) in line and "adb" in line[0] and ours(pid)]
