@@ -71,7 +71,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Frozen features: of the state, ``[state_dim]``, and of the state with each action, ``[n, action_dim]``; float32."""
+    """Frozen features: of the state ``[state_dim]``, and of the state with each action ``[n, action_dim]``."""
 
     state: NDArray[np.float32]
     actions: NDArray[np.float32]
@@ -94,7 +94,7 @@ class PolicyBackend(Protocol):
         ...
 
     async def publish(self, version: str, checkpoint: str) -> None:
-        """Replaces the weights by those of a saved model; requests under way end on the version that they began with."""
+        """Replaces the weights by a saved model's; requests under way end on the version that they began with."""
         ...
 
     async def healthy(self) -> bool:
