@@ -3,7 +3,8 @@
 One server serves the devices of one worker process. It runs in its own process group on the loopback interface without
 any insecure feature, with the drivers of ``emulator_workers/appium`` (its APPIUM_HOME). Sessions keep what they start
 below the server's directory, so that a browser or chromedriver whose Appium was killed is found by that path on its
-command line and ended.
+command line and ended. Their temporary files lie in a directory that is removed with the server: a browser that is
+killed leaves some.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from emulator_workers.processes.owned import OwnedProcess, ProcessFailedError
 HOST = "127.0.0.1"
 HOME_VARIABLE = "DIGIQ_APPIUM_HOME"
 START_TRIES = 3
+LONGEST_TMPDIR = 60  # a browser keeps a socket 45 characters below it, and a socket's path has 107 at most
 
 
 class AppiumEndpoint(Protocol):
@@ -96,6 +98,7 @@ class AppiumServer:
         self._start_seconds, self._stop_seconds = start_seconds, stop_seconds
         self._lock = threading.RLock()
         self._directory: Path | None = None
+        self._temporary: Path | None = None
         self._token: int | None = None
         self._port: PortLease | None = None
         self._process: OwnedProcess | None = None
@@ -148,7 +151,7 @@ class AppiumServer:
             if self._token is not None:
                 clear(self._charge())
                 GUARD.release(self._token)
-            self._directory = self._token = None
+            self._directory = self._temporary = self._token = None
 
     def __enter__(self) -> AppiumServer:
         self.ready()
@@ -158,16 +161,16 @@ class AppiumServer:
         self.stop()
 
     def _charge(self) -> Charge:
-        return Charge(marker=str(self.directory), directory=str(self.directory) if self._given is None else None)
+        return Charge(marker=str(self.directory), directory=str(self._temporary))
 
     def _start(self) -> None:
         missing = why_not_installed(self._home)
         if missing is not None:
             raise InputError(missing)
         if self._directory is None:
-            own = Path(tempfile.mkdtemp(prefix="digiq-appium-")) if self._given is None else self._given
-            own.mkdir(parents=True, exist_ok=True)
-            self._directory = own.resolve()
+            self._temporary = Path(tempfile.mkdtemp(prefix="digiq-appium-")).resolve()
+            self._directory = self._temporary if self._given is None else self._given.resolve()
+            self._directory.mkdir(parents=True, exist_ok=True)
             self._token = GUARD.take(self._charge())
         for attempt in range(START_TRIES):
             try:
@@ -199,6 +202,8 @@ class AppiumServer:
     def _environment(self) -> dict[str, str]:
         """This process's environment, with what the drivers need."""
         env = {**os.environ, "APPIUM_HOME": str(self._home), "NO_UPDATE_NOTIFIER": "1"}
+        if len(str(self._temporary)) <= LONGEST_TMPDIR:
+            env["TMPDIR"] = str(self._temporary)
         if DEBIAN_SDK.is_dir() and "ANDROID_SDK_ROOT" not in env:
             env.setdefault("ANDROID_HOME", str(DEBIAN_SDK))
         return env

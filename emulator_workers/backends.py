@@ -2,7 +2,8 @@
 
 A ``Backend`` is a description that can be sent to another process; calling it makes one device, which is not started.
 A process has at most one Appium server and one adb server of its own, started when the first device needs them and
-ended with the process. Phones that are named by their ids are dealt out: each call takes one that nobody has leased,
+ended with the process. Devices are numbered, and named after the worker too (``naming``), but for phones, which have
+names of their own: their ids. Those are dealt out: each call takes one that nobody has leased,
 and one that this process has used longest ago first, so that a device in quarantine is replaced by a spare. What Appium
 needs is imported when the first such device is made: simulated phones need none of it.
 """
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from digiq_ray.core.errors import InputError
 from emulator_workers.devices.base import Device
+from emulator_workers.naming import of_worker
 from emulator_workers.settle import SettleSettings
 from emulator_workers.simphone.device import SimulatedDevice
 from emulator_workers.simphone.world import Release
@@ -97,11 +99,12 @@ class Backend:
             InputError: the machine lacks something that the message names.
         """
         if self.kind == "simulated":
-            return Made(SimulatedDevice(release=Release(self.release)))
+            name = of_worker(f"simphone-{_next('simphone')}")
+            return Made(SimulatedDevice(name, release=Release(self.release)))
         return {"chromium": self._chromium, "stub": self._stub, "android": self._android}[self.kind]()
 
     def _chromium(self) -> Made:
-        name = f"chromium-{_next('chromium')}"
+        name = of_worker(f"chromium-{_next('chromium')}")
         if not self.home_url:
             from emulator_workers.webphone.device import WebPhoneDevice
 
@@ -115,7 +118,8 @@ class Backend:
         from emulator_workers.stub.device import StubDevice
 
         phone = SHARED.add(release=Release(self.release))
-        return Made(StubDevice(phone, _appium(self.appium_url)), functools.partial(SHARED.remove, phone))
+        device = StubDevice(phone, _appium(self.appium_url), name=of_worker(f"stub-{_next('stub')}"))
+        return Made(device, functools.partial(SHARED.remove, phone))
 
     def _android(self) -> Made:
         from emulator_workers.devices.android import AndroidDevice, ConnectedPhone
@@ -127,7 +131,8 @@ class Backend:
 
         _check_golden(self.avd)
         emulator = AndroidEmulator(EmulatorSettings(avd=self.avd), adb_server=_adb(), log=_directory() / "emulator.log")
-        return Made(AndroidDevice(emulator, _appium(self.appium_url), prepared=True), emulator.stop)
+        name = of_worker(f"{self.avd}-{_next(self.avd)}")
+        return Made(AndroidDevice(emulator, _appium(self.appium_url), name=name, prepared=True), emulator.stop)
 
 
 def _next(name: str) -> int:

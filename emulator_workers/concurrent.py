@@ -82,6 +82,7 @@ class ConcurrentRollout:
                     looked = now
                     self._look_after()
                     self._staff()
+                    self._rules.on_look()
             while not self._outbox.empty():  # what was handed on in the name of the last slot that hung
                 self._receive(self._look_every)
             if self._given_up and not self._idle:  # whoever was given up last has handed a job back

@@ -185,7 +185,11 @@ class FarmDirectory:
         path = self.log_path(worker)
         if not path.is_file():
             there = sorted(file.stem for file in (self.path / "logs").glob("*.log"))
-            raise InputError(f"{self.path} has no log of {worker!r}; it has those of {', '.join(there) or 'nobody'}")
+            workers = self.read().workers if (self.path / "state.json").is_file() else ()
+            if worker in [one.name for one in workers]:
+                raise InputError(f"{worker} has logged nothing yet; ask again when it is busy")
+            known = f"it has those of {', '.join(there)}" if there else "nobody has logged anything yet"
+            raise InputError(f"{self.path} has no log of {worker!r}; {known}")
         return path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
 
     def _request_files(self) -> list[Path]:

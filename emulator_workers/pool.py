@@ -239,4 +239,5 @@ class EmulatorPool:
             self.spec,
             hand_over=self.spec.slots == 1 and self.workers > 1,
             log_file=self.farm.log_path(name) if self.farm is not None else None,
+            name=name,
         )

@@ -120,6 +120,7 @@ class _Rounds:
         """Rounds of filling free slots, asking the policy once, and stepping every live slot."""
         began = time.monotonic()
         while self._round():
+            self._rules.on_look()
             now = time.monotonic()
             self._rules.stats.slot_seconds += now - began
             began = now

@@ -39,6 +39,7 @@ class Rules:
         queue: Where jobs come from.
         make_environment: Makes an environment of its own for a slot.
         on_episode: Takes an ended episode.
+        on_look: Called now and then, in the thread that calls ``on_episode``.
         stats: Where everything is counted; guarded by ``lock``.
         device_retries: How often a job is begun again after a device error before that is reported.
         quarantine_after: Failed resets in a row after which a slot is given up.
@@ -58,6 +59,7 @@ class Rules:
     spare: list[Slot] | None = None
     last_error: str = ""
     restarts: int = 0
+    on_look: Callable[[], None] = lambda: None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 

@@ -49,6 +49,7 @@ class Seat:
         call: The pending ``start`` or ``run``; ``None`` when idle.
         jobs: The jobs that it has, by episode; ``None`` when it runs nothing.
         done: How many of the present run are published.
+        held: Jobs that it has finished and not published, by episode; the next run counts them as its own.
         probe: The pending question for its progress.
         beats: Its last sign of life, seen at ``moved_at`` (monotonic).
         probed_at: When it was asked last.
@@ -63,6 +64,7 @@ class Seat:
     call: Any
     jobs: dict[str, Ticket] | None = None
     done: int = 0
+    held: dict[str, Ticket] = field(default_factory=dict)
     probe: Any = None
     beats: int = -1
     moved_at: float = field(default_factory=time.monotonic)
@@ -167,7 +169,7 @@ class Supervisor:
         if self._pool.farm is not None:
             self._pool.farm.open()
         self._show()
-        while self._queue or any(seat.jobs is not None for seat in self._seats):
+        while self._queue or any(seat.jobs is not None or seat.held for seat in self._seats):
             self._take_requests()
             if self._draining:
                 self._queue.clear()
@@ -267,21 +269,25 @@ class Supervisor:
         order = sorted(staying, key=lambda seat: (seat.jobs is not None, not seat.starting, -seat.number))
         for seat in order[: max(0, len(staying) - self._pool.workers)]:
             self._let_go(seat)
-        self._dismiss([seat for seat in self._seats if seat.leaving and seat.jobs is None])
+        self._dismiss([seat for seat in self._seats if seat.leaving and seat.jobs is None and not seat.held])
 
     def _hand_out(self) -> None:
-        """Gives jobs to idle workers, and to busy ones whose queues run low."""
+        """Gives jobs to idle workers, and to busy ones whose queues run low.
+
+        An idle worker that gets none publishes what it holds.
+        """
         slots = self._pool.spec.slots
         for seat in self._seats:
-            if seat.leaving or seat.starting or not self._queue:
+            if seat.starting:
                 continue
+            more = self._queue and not seat.leaving
             if seat.jobs is None:
-                chosen = self._choose(seat, 2 * slots if slots > 1 else 1)
-                if chosen:
-                    seat.jobs, seat.done, seat.waiting = {}, 0, 0
-                    seat.call = seat.actor.run.remote(self._take(seat, chosen))
+                chosen = self._choose(seat, 2 * slots if slots > 1 else 1) if more else []
+                if chosen or seat.held:
+                    seat.jobs, seat.held, seat.done, seat.waiting = seat.held, {}, 0, 0
+                    seat.call = seat.actor.run.remote(self._take(seat, chosen), hold=bool(chosen))
                     seat.moved_at = time.monotonic()
-            elif slots > 1 and not seat.gifts and seat.waiting < slots:
+            elif more and slots > 1 and not seat.gifts and seat.waiting < slots:
                 chosen = self._choose(seat, 2 * slots - seat.waiting)
                 if chosen:
                     call = seat.actor.give.options(concurrency_group=CONTROL).remote(self._take(seat, chosen))
@@ -351,12 +357,13 @@ class Supervisor:
             seat.done = max(seat.done, progress.done)
 
     def _close_account(self, seat: Seat, report: WorkerReport) -> None:
-        """A worker's run is over: all that it had is published, but for what it hands over."""
+        """A worker's run is over: all that it had is published, but for what it hands over and what it holds."""
         self._take_back(seat, report.handed)
         for gift in seat.gifts.values():  # the answer will say that they came too late
             self._take_back(seat, gift)
         seat.gifts.clear()
-        self._finished += len(seat.jobs or ())
+        seat.held = {name: ticket for name, ticket in (seat.jobs or {}).items() if name in report.held}
+        self._finished += len(seat.jobs or ()) - len(seat.held)
         seat.earlier.add(report.stats)
         seat.now = RolloutStats()
         seat.call = seat.probe = seat.jobs = None

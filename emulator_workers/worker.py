@@ -1,10 +1,12 @@
 """A worker owns a few devices and a policy, and turns jobs into episodes in the store.
 
 It knows nothing of Ray: the pool wraps it in an actor, the serial pool calls it, and tests use it as it is. An episode
-is acknowledged only after its segment is published, and jobs whose episodes the store has already are skipped: a
-worker may die at any moment, and whoever is given the same jobs again does what is left. Devices and the policy live
-as long as the worker. While ``run`` goes on another thread may give more jobs, ask for the progress, take jobs that
-failed here away (for another worker), have the devices restarted, and drain the worker.
+is acknowledged only after its segment is published, and jobs whose episodes the store has already are skipped: a worker
+may die at any moment, and whoever is given the same jobs again does what is left. A segment takes the episodes of
+several runs, where whoever gives the jobs agrees (``hold``); none waits longer than ``flush_seconds`` while a run goes
+on, or after one that failed or was drained. Devices and the policy live as long as the worker. While ``run`` goes on
+another thread may give more jobs, ask for the progress, take jobs that failed here away (for another worker), have the
+devices restarted, and drain the worker.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from digiq_ray.store.episodes import EpisodeStore
 from emulator_workers.concurrent import ConcurrentRollout
 from emulator_workers.environment import Environment
 from emulator_workers.jobs import Job, JobQueue, Ticket
+from emulator_workers.naming import name_worker
 from emulator_workers.phases import Deadlines
 from emulator_workers.rollout import run_rounds
 from emulator_workers.slot import Rules, Slot
@@ -62,7 +65,7 @@ class WorkerSpec:
         concurrent: A thread for each slot, for devices that take their time; else all slots in one thread, in rounds.
         deadlines: Most seconds of each phase, where slots have threads.
         flush_episodes: Episodes per segment; what is not yet published is lost with the worker and done again.
-        flush_seconds: An episode waits no longer than this for its segment, if another ends after it.
+        flush_seconds: A finished episode waits no longer than this for its segment while a run goes on.
         device_retries: How often a job is begun again after a device error.
         quarantine_after: Failed resets in a row after which a slot is given up.
         restart_every: Episodes after which a device is rebooted; 0: never.
@@ -110,11 +113,13 @@ class WorkerReport:
         skipped: Jobs that were in the store before.
         stats: The statistics of the others.
         handed: Jobs that are to be done elsewhere and were not told of before.
+        held: Ids of finished episodes that wait for the segment of the next run.
     """
 
     skipped: int
     stats: RolloutStats
     handed: tuple[Ticket, ...] = ()
+    held: tuple[str, ...] = ()
 
 
 class EmulatorWorker:
@@ -124,16 +129,23 @@ class EmulatorWorker:
         spec: What it is made of.
         hand_over: Jobs that failed are handed over for another worker, instead of to another slot.
         log_file: Gets what the worker logs.
+        name: What the farm calls it; devices that it numbers carry it in their names.
     """
 
-    def __init__(self, spec: WorkerSpec, *, hand_over: bool = False, log_file: Path | None = None) -> None:
+    def __init__(
+        self, spec: WorkerSpec, *, hand_over: bool = False, log_file: Path | None = None, name: str = ""
+    ) -> None:
         self._spec, self._hand_over = spec, hand_over
         self._ready: tuple[EpisodeSink, Policy] | None = None
+        self._pending: list[Episode] = []
+        self._pending_since = 0.0
         self._slots: list[Slot] = []
         self._draining = False
         self._rules: Rules | None = None
         self._earlier_beats = 0
         self._done = self._restarts = 0
+        if name:
+            name_worker(name)
         if log_file is not None:
             log_to(log_file)
 
@@ -147,12 +159,20 @@ class EmulatorWorker:
             self._ready = (self._spec.open_store(self._spec.store_path), self._spec.make_policy())
         return os.getpid()
 
-    def run(self, jobs: Sequence[Job | Ticket], on_published: Callable[[int], None] | None = None) -> WorkerReport:
+    def run(
+        self,
+        jobs: Sequence[Job | Ticket],
+        on_published: Callable[[int], None] | None = None,
+        *,
+        hold: bool = False,
+    ) -> WorkerReport:
         """Carries out the jobs that the store does not have, and those that are given meanwhile.
 
         Args:
             jobs: In any order.
             on_published: Called with the number of jobs done so far, after each segment and once before the first.
+            hold: Episodes may wait for the segment of another run, which follows at once and may have no jobs;
+                those that waited for this one count as its jobs.
 
         Raises:
             DeviceBroken: no device of this worker can be reset any more.
@@ -164,38 +184,42 @@ class EmulatorWorker:
         stored = store.episode_ids()
         left = [job for job in jobs if _job(job).episode_id not in stored]
         skipped = self._done = len(jobs) - len(left)
-        pending: list[Episode] = []
-        published_at = time.monotonic()
 
         def publish() -> None:
-            nonlocal published_at
-            published_at = time.monotonic()
-            batch = pending.copy()
-            pending.clear()
+            batch, self._pending = self._pending, []
             if batch:
                 store.append(batch)
             self._done += len(batch)
             if on_published is not None:
                 on_published(self._done)
 
-        def keep(episode: Episode, job: Job) -> None:
-            del job
-            pending.append(episode)
-            late = time.monotonic() - published_at > self._spec.flush_seconds
-            if len(pending) >= self._spec.flush_episodes or late:
+        def publish_if_due() -> None:
+            if self._is_due():
                 publish()
 
-        publish()
-        self._rules = rules = self._new_rules(left, keep)
+        def keep(episode: Episode, job: Job) -> None:
+            del job
+            if not self._pending:
+                self._pending_since = time.monotonic()
+            self._pending.append(episode)
+            publish_if_due()
+
+        if on_published is not None:
+            on_published(self._done)
+        self._rules = rules = self._new_rules(left, keep, publish_if_due)
         if self._draining:
             rules.queue.drain()
+        in_order = False
         try:
             self._play(rules, policy)
+            in_order = True
         finally:
-            publish()
+            if not (hold and in_order and not self._draining):
+                publish()
             self._earlier_beats, self._rules = self._earlier_beats + rules.stats.beats, None
             self._done = 0
-        return WorkerReport(skipped, rules.stats, tuple(rules.queue.collect()))
+        held = tuple(episode.episode_id for episode in self._pending)
+        return WorkerReport(skipped, rules.stats, tuple(rules.queue.collect()), held)
 
     def give(self, jobs: Sequence[Job | Ticket]) -> bool:
         """Adds jobs to the present run; ``False`` if it is over, or about to be."""
@@ -230,16 +254,31 @@ class EmulatorWorker:
         return os.getpid()
 
     def close(self) -> None:
-        """Closes the devices. The next ``run`` makes new ones."""
-        while self._slots:
-            self._slots.pop().close()
+        """Publishes what is finished and closes the devices. The next ``run`` makes new ones."""
+        batch, self._pending = self._pending, []
+        try:
+            if batch and self._ready is not None:
+                self._ready[0].append(batch)
+        finally:
+            while self._slots:
+                self._slots.pop().close()
 
-    def _new_rules(self, jobs: Sequence[Job | Ticket], keep: Callable[[Episode, Job], None]) -> Rules:
+    def _is_due(self) -> bool:
+        """Whether the finished episodes should be published now."""
+        if not self._pending:
+            return False
+        waited = time.monotonic() - self._pending_since
+        return len(self._pending) >= self._spec.flush_episodes or waited >= self._spec.flush_seconds
+
+    def _new_rules(
+        self, jobs: Sequence[Job | Ticket], keep: Callable[[Episode, Job], None], on_look: Callable[[], None]
+    ) -> Rules:
         spec = self._spec
         return Rules(
             queue=JobQueue(jobs, hand_over=self._hand_over),
             make_environment=spec.make_environment,
             on_episode=keep,
+            on_look=on_look,
             stats=RolloutStats(),
             device_retries=spec.device_retries,
             quarantine_after=spec.quarantine_after,

@@ -71,10 +71,17 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Frozen features: of the state ``[state_dim]``, and of the state with each action ``[n, action_dim]``."""
+    """Frozen features.
+
+    Attributes:
+        state: Of the state, ``[state_dim]``.
+        actions: Of the state with each action, ``[n, action_dim]``.
+        tokens: How many the model read for them, the image's included and the shared ones once.
+    """
 
     state: NDArray[np.float32]
     actions: NDArray[np.float32]
+    tokens: int
 
 
 class PolicyBackend(Protocol):

@@ -29,13 +29,11 @@ def run(config: RunSettings, *, out: Path | None, serial: bool) -> Report:
     the same command continues.
     """
     from digiq_ray.cli.farm_watch import farm_of, show_farm, wide_console
-    from digiq_ray.cli.show import Show
-    from digiq_ray.loops.demo import one_stage
+    from digiq_ray.cli.pipeline import stage
 
     root = out or Path("runs") / f"farm-{config.devices.kind}-seed{config.seed}"
     try:
-        with Show() as show:
-            return one_stage("collect", root, config, serial=serial, show=show)
+        return stage("collect", root, config, serial=serial)
     finally:
         farm = farm_of(root)
         if (farm.path / "state.json").is_file():

@@ -55,7 +55,7 @@ def show_farm(state: FarmState, console: Console) -> None:
     """The table of workers, and a line for the whole."""
     table = Table("worker", "state", "process", "jobs", "episodes", "steps", "busy", "device errors", "note")
     for worker in state.workers:
-        table.add_row(*_row(worker))
+        table.add_row(*_row(worker), "" if worker.note == state.waiting else worker.note)
     console.print(table)
     heard = datetime.fromtimestamp(state.updated_at, UTC).isoformat(timespec="seconds")
     silent = f", [red]silent since {heard}[/]" if state.is_stale(time.time()) else ""
@@ -74,7 +74,7 @@ def _row(worker: WorkerState) -> list[str]:
     counts = (worker.jobs, worker.episodes, worker.steps)
     process = str(worker.pid) if worker.pid is not None else "-"
     busy, errors = _share(worker.utilisation), _counts(worker.device_errors)
-    return [worker.name, worker.state, process, *map(str, counts), busy, errors, worker.note]
+    return [worker.name, worker.state, process, *map(str, counts), busy, errors]
 
 
 def _counts(causes: dict[str, int]) -> str:

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train-policy": ("digiq_ray.cli.pipeline:train_policy", "best-of-N extraction, and the baselines beside it"),
     "evaluate": ("digiq_ray.cli.pipeline:evaluate", "success rates with confidence intervals on held-out tasks"),
     "rank": ("digiq_ray.cli.pipeline:rank", "whether the critic ranks candidates, by the simulator's oracle"),
+    "serve": ("digiq_ray.cli.serve:serve", "policy, candidates, features and Q-values over HTTP"),
     "farm": ("digiq_ray.cli.farm:farm", "devices: check, run, list, restart, logs, drain"),
     "doctor": ("digiq_ray.cli.doctor:doctor", "what this machine can run, and how to mend what is missing"),
     "import": ("digiq_ray.cli.legacy:import_", "the original's trajectory files and task lists"),

@@ -1,4 +1,7 @@
-"""The commands of the offline recipe: ``demo``, ``run``, and one command a stage. All continue what they find."""
+"""The commands of the offline recipe: ``demo``, ``run``, and one command a stage. All continue what they find.
+
+``evaluate --run`` scores what another run has trained, on devices of any kind, in a run of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from digiq_ray.cli.common import Report, config_options
 from digiq_ray.core.errors import InputError
@@ -57,10 +61,11 @@ def run(config: RunSettings, *, out: Path | None, serial: bool, keep_going: bool
 
 
 def _whole(command: str, root: Path, config: RunSettings, *, serial: bool, keep_going: bool) -> Report:
+    _check(root, keep_going)
+    require_stage_devices(root, config, ("collect", "evaluate"), serial=serial)
     from digiq_ray.cli.show import Show
     from digiq_ray.loops.demo import whole_run
 
-    _check(root, keep_going)
     with Show() as show:
         report = whole_run(command, root, config, serial=serial, show=show)
     show.report(report, root)
@@ -72,16 +77,105 @@ def _stage_command(name: str, meaning: str) -> click.Command:
     @_where
     @config_options(RunSettings, SHORTCUTS)
     def command(config: RunSettings, *, out: Path | None, serial: bool, keep_going: bool) -> Report:
-        from digiq_ray.cli.show import Show
-        from digiq_ray.loops.demo import one_stage
-
         root = out or Path("runs") / f"{config.tasks.set}-seed{config.seed}"
         _check(root, keep_going or name != "collect")
-        with Show() as show:
-            return one_stage(name, root, config, serial=serial, show=show)
+        return stage(name, root, config, serial=serial)
 
     command.help = f"{meaning[:1].upper()}{meaning[1:]}. One stage of the recipe; those before must be done."
     return command
+
+
+def stage(name: str, root: Path, config: RunSettings, *, serial: bool) -> Report:
+    """Carries out one stage, and tells what it found where that is for people to read."""
+    require_stage_devices(root, config, (name,), serial=serial)  # first: the imports below take seconds
+    from digiq_ray.cli.show import Show
+    from digiq_ray.cli.told import tell_collected, tell_scores
+    from digiq_ray.loops.demo import one_stage
+
+    with Show() as show:
+        figures = one_stage(name, root, config, serial=serial, show=show)
+    if name == "collect":
+        return {**figures, **tell_collected(figures, root)}
+    if name == "evaluate":
+        tell_scores({"policies": figures, "device": config.devices.kind})
+    return figures
+
+
+def require_stage_devices(root: Path, config: RunSettings, stages: tuple[str, ...], *, serial: bool) -> None:
+    """Says at once that a device is missing which a stage that is not done needs."""
+    from digiq_ray.loops.run import is_done
+    from digiq_ray.loops.stages.devices import require_devices
+
+    if any(name in ("collect", "evaluate") and not is_done(root, name) for name in stages):
+        require_devices(config, serial=serial)
+
+
+def _settings_of_run(context: click.Context, option: click.Parameter, run: Path | None) -> Path | None:
+    """Makes the configuration of the run that is scored the one that other options change."""
+    del option
+    if run is not None:
+        if not (run / "config.yaml").is_file():
+            raise InputError(f"{run} holds no run (no config.yaml): --run takes the directory of a finished run")
+        context.default_map = {**(context.default_map or {}), "config_file": str(run / "config.yaml")}
+    return run
+
+
+@click.command(short_help="success rates with confidence intervals on a farm")
+@click.option(
+    "--run",
+    "source",
+    type=click.Path(path_type=Path),
+    callback=_settings_of_run,
+    is_eager=True,
+    help="A finished run, whose policies are scored into --out, with its settings; it is not touched.",
+)
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    metavar="NAME",
+    help="With --run: digi_q (the default), behaviour, random_candidate, filtered_bc. Repeatable.",
+)
+@_where
+@config_options(RunSettings, {**SHORTCUTS, "--episodes": "evaluate.episodes"})
+@click.pass_context
+def evaluate(
+    context: click.Context,
+    config: RunSettings,
+    *,
+    source: Path | None,
+    policies: tuple[str, ...],
+    out: Path | None,
+    serial: bool,
+    keep_going: bool,
+) -> Report:
+    """Scores policies on held-out tasks: those of the run in --out, or with --run those of another, on any devices.
+
+    digiq evaluate --run RUN --device chromium --out NEW plays the tasks of RUN on browsers, with the same seeds.
+    """
+    if source is None:
+        if policies:
+            raise click.UsageError("--policy is for --run; without it every policy of the run in --out is scored")
+        return stage("evaluate", out or Path("runs") / f"{config.tasks.set}-seed{config.seed}", config, serial=serial)
+    if context.get_parameter_source("config_file") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--run brings its own settings; change single ones with --set instead of --config")
+    from digiq_ray.cli.show import Show
+    from digiq_ray.cli.told import tell_scores
+    from digiq_ray.loops.clusters import Cluster
+    from digiq_ray.loops.demo import make_cluster
+    from digiq_ray.loops.evaluate import evaluate_run
+    from digiq_ray.loops.stages.devices import require_devices
+
+    def cluster() -> Cluster:
+        require_devices(config, serial=serial)
+        return make_cluster(config, serial)
+
+    root = out or Path("runs") / f"{source.absolute().name}-on-{config.devices.kind}"
+    _check(root, keep_going)
+    with Show() as show:
+        report = evaluate_run(source, root, config, policies or ("digi_q",), make_cluster=cluster, show=show)
+    tell_scores(report)
+    return {**report, "path": str(root)}
 
 
 STAGES: Mapping[str, str] = {
@@ -91,10 +185,9 @@ STAGES: Mapping[str, str] = {
     "embed": "frozen intermediate-layer features for states and candidates",
     "train-critic": "TD on features",
     "train-policy": "best-of-N extraction, and the baselines beside it",
-    "evaluate": "success rates with confidence intervals on a farm",
     "rank": "whether the critic ranks candidates, by the simulator's oracle",
 }
 _commands: dict[str, Any] = {name: _stage_command(name, meaning) for name, meaning in STAGES.items()}
 collect, candidates, finetune, embed = (_commands[name] for name in ("collect", "candidates", "finetune", "embed"))
 train_critic, train_policy = _commands["train-critic"], _commands["train-policy"]
-evaluate, rank = _commands["evaluate"], _commands["rank"]
+rank = _commands["rank"]

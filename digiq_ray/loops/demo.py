@@ -30,7 +30,8 @@ class Show(Protocol):
         ...
 
 
-def _cluster(settings: RunSettings, serial: bool) -> Cluster:
+def make_cluster(settings: RunSettings, serial: bool) -> Cluster:
+    """Where a run's parts work: this process, or Ray."""
     if serial:
         return SerialCluster(settings)
     from digiq_ray.loops.ray_cluster import RayCluster
@@ -50,7 +51,7 @@ def whole_run(command: str, root: Path, settings: RunSettings, *, serial: bool, 
             return dict(read_json(run.root / "report.json"))
         began = time.monotonic()
         with PeakMemory() as memory:
-            cluster = _cluster(settings, serial)
+            cluster = make_cluster(settings, serial)
             try:
                 records = offline(run, cluster, lambda stage: show.watch(stage.name), _on_stage(show))
             finally:
@@ -68,7 +69,7 @@ def one_stage(name: str, root: Path, settings: RunSettings, *, serial: bool, sho
     require_earlier(stage, root)
     run = Run(root, settings)
     with run.lock():
-        cluster = _cluster(settings, serial)
+        cluster = make_cluster(settings, serial)
         try:
             record = carry_out(stage, run, cluster, lambda begun: show.watch(begun.name))
         finally:

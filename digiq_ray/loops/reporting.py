@@ -36,7 +36,7 @@ def build_report(
         "seed": settings.seed,
         "task_set": settings.tasks.set,
         "config_hash": run.config_hash,
-        "versions": {"digiq_ray": __version__} | {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "versions": versions(),
         "policies": policies,
         "stages": [
             {
@@ -64,6 +64,11 @@ def build_report(
     report["peak_memory_mb"] = round(peak_memory_mb)
     report["seconds"] = round(seconds, 1)
     return report
+
+
+def versions() -> dict[str, str]:
+    """What made a result: this package and the libraries that it stands on."""
+    return {"digiq_ray": __version__} | {name: importlib.metadata.version(name) for name in _LIBRARIES}
 
 
 def checks(report: Mapping[str, Any]) -> list[dict[str, Any]]:

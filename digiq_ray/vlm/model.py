@@ -12,7 +12,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import jinja2
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from digiq_ray.core.errors import ModelError
@@ -77,12 +77,7 @@ class Vlm:
         Raises:
             ModelError: nothing whole and usable is there; the message says what was tried and why it failed.
         """
-        path = Path(source)
-        if not path.exists() and (path.is_absolute() or str(source).startswith(".")):
-            raise ModelError(f"cannot load a model from {str(source)!r}: there is no such directory")
-        if path.is_dir() and not (path / "config.json").is_file():
-            raise ModelError(f"cannot load a model from {str(source)!r}: there is no config.json in it")
-        template, fit, version = _read_card(path)
+        template, fit, version = _read_card(_look(source))
         with _quiet_transformers():
             try:
                 processor = AutoProcessor.from_pretrained(source)
@@ -100,6 +95,25 @@ class Vlm:
                 f"the first is {absent[0]}"
             )
         return cls(model.to(device).eval(), processor, template=template, fit=fit, version=version)
+
+    @classmethod
+    def outline(cls, source: str | Path) -> Vlm:
+        """The same without weights, for a model that runs elsewhere: it makes prompts and pixels and computes nothing.
+
+        Raises:
+            ModelError: there is no usable model; the message says why.
+        """
+        template, fit, version = _read_card(_look(source))
+        with _quiet_transformers():
+            try:
+                processor = AutoProcessor.from_pretrained(source)
+                with torch.device("meta"):
+                    model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(source))
+            except _LOADING_ERRORS as error:
+                raise ModelError(f"cannot read a model's outline from {str(source)!r}: {_reason(error)}") from error
+            with suppress(OSError):  # few models have this file
+                model.generation_config = GenerationConfig.from_pretrained(source)
+        return cls(model.eval(), processor, template=template, fit=fit, version=version)
 
     def save(self, directory: Path, *, version: str | None = None) -> None:
         """Writes weights (safetensors), processor and prompt card; ``load`` and ``from_pretrained`` read it."""
@@ -199,6 +213,15 @@ class Vlm:
         """Ids that ask for an action."""
         return list(self._tokens(self.template.act + self._tail))
 
+    def chat_ids(self, screen: dict[str, torch.Tensor] | None, text: str) -> list[int]:
+        """Ids of a user's message, the image first if there is one, up to where the answer begins."""
+        if screen is not None:
+            return [*self._head_ids(screen), *self._tokenize(self._after_image + text + self._tail)]
+        message = [{"role": "user", "content": [{"type": "text", "text": text}]}]
+        ids = self._tokenize(self.processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
+        bos = self.tokenizer.bos_token_id
+        return [*([bos] if bos is not None and ids[:1] != (bos,) else []), *ids]
+
     def change_ids(self, action: str) -> tuple[list[int], slice]:
         """Ids that ask whether ``action`` changes the screen, and where the action's own tokens are among them."""
         before, _, after = self.template.change.partition("{action}")
@@ -231,6 +254,16 @@ def _quiet_transformers() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
+
+
+def _look(source: str | Path) -> Path:
+    """Where ``source`` would be on disk; raises ``ModelError`` if it can only mean a directory and holds no model."""
+    path = Path(source)
+    if not path.exists() and (path.is_absolute() or str(source).startswith(".")):
+        raise ModelError(f"cannot load a model from {str(source)!r}: there is no such directory")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ModelError(f"cannot load a model from {str(source)!r}: there is no config.json in it")
+    return path
 
 
 def _reason(error: BaseException) -> str:

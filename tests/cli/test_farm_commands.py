@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import time
 
@@ -5,8 +6,9 @@ import pytest
 
 from digiq_ray.cli.main import main
 from digiq_ray.store.episodes import EpisodeStore
+from emulator_workers import android_sdk, appium_server
 from emulator_workers.backends import Backend, Made
-from emulator_workers.checks import machine
+from emulator_workers.checks import machine, ready
 from emulator_workers.devices.base import SessionLost
 from emulator_workers.farm_state import FarmDirectory, FarmState, Request, WorkerState
 from emulator_workers.simphone.device import SimulatedDevice
@@ -127,9 +129,30 @@ def test_android_devices_must_be_named(capsys):
 
 
 def test_run_collects_episodes(tmp_path, capsys):
-    assert farm("run", "--serial", "--episodes", 2, "--out", tmp_path / "run", "--json") == 0
-    assert last_json(capsys)["episodes"] == 2
+    root = tmp_path / "run"
+    assert farm("run", "--serial", "--episodes", 2, "--out", root, "--json") == 0
+    out = capsys.readouterr().out
+    report = json.loads(out.splitlines()[-1])
+    assert (report["episodes"], sum(report["stop_reasons"].values()), report["device_errors"]) == (2, 2, {})
+    assert report["path"] == str(root / "episodes")
+    assert report["next"] == f"digiq candidates --config {root / 'config.yaml'} --out {root}"
+    for words in ("success", "stopped by", "device errors  none", report["path"], report["next"]):
+        assert words in out
     assert EpisodeStore(tmp_path / "run" / "episodes").summary().episodes == 2
+
+
+@pytest.mark.parametrize("command", [["farm", "run"], ["collect"], ["demo"]])
+def test_a_phone_that_is_not_there_is_told_before_anything_is_started(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.setattr(appium_server, "why_not_installed", lambda: None)
+    monkeypatch.setattr(android_sdk, "tool", lambda name: name)
+    monkeypatch.setattr(ready, "adb_devices", lambda port: {})
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    words = ["--device", "android", "--set", "devices.udids=[phone-9]", "--out", str(tmp_path / "run")]
+    assert main([*command, *words]) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, len(captured.err.splitlines())) == ("", 1)
+    assert "phone-9: not up at the adb server on port 5037, which knows no device" in captured.err
+    assert not (tmp_path / "run").exists()
 
 
 # ---- looking after
@@ -177,6 +200,22 @@ def test_logs_prints_the_last_lines(run, capsys):
     FarmDirectory(run / "farm").log_path("worker-0").write_text("one\ntwo\nthree\n")
     assert farm("logs", "worker-0", "--out", run, "--lines", 2) == 0
     assert capsys.readouterr().out == "two\nthree\n"
+
+
+def test_a_worker_that_has_logged_nothing_yet_is_no_stranger(run, capsys):
+    assert farm("logs", "worker-0", "--out", run) == 2
+    assert "worker-0 has logged nothing yet" in capsys.readouterr().err
+    assert farm("logs", "worker-9", "--out", run) == 2
+    assert "no log of 'worker-9'; nobody has logged anything yet" in capsys.readouterr().err
+
+
+def test_list_says_once_what_all_wait_for(run, capsys):
+    directory = FarmDirectory(run / "farm")
+    why = "2 workers wait to start"
+    starting = tuple(WorkerState(name=f"worker-{n}", state="starting", note=why) for n in range(2))
+    directory.write(dataclasses.replace(directory.read(), waiting=why, workers=starting))
+    assert farm("list", "--out", run) == 0
+    assert capsys.readouterr().out.count(why) == 1
 
 
 @pytest.mark.parametrize("words", [["list"], ["drain"], ["logs", "worker-0"]])

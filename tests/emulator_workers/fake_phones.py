@@ -24,6 +24,7 @@ from digiq_ray.evaluation.judges import OracleJudge
 from emulator_workers.devices.base import ActionRejected, DeviceInfo, DeviceUnreachable, Frame, Key, Reset
 from emulator_workers.environment import Environment
 from emulator_workers.faults import FaultPlan, FaultyDevice
+from emulator_workers.naming import of_worker
 
 
 def page_task(page: int, *, horizon: int = 6, name: str = "") -> Task:
@@ -189,6 +190,11 @@ class DicePolicy:
 def make_fake_environment() -> Environment:
     """A fake phone with the oracle judge."""
     return Environment(FakePhone(), OracleJudge())
+
+
+def make_named_environment() -> Environment:
+    """A fake phone that is named after its worker."""
+    return Environment(FakePhone(of_worker("fake")), OracleJudge())
 
 
 def make_slow_environment() -> Environment:

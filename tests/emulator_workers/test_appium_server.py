@@ -6,16 +6,26 @@ import http.client
 import json
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import psutil
 import pytest
 
 from digiq_ray.core.errors import DeadlineExceededError, InputError
-from emulator_workers.appium_server import AppiumServer, RemoteAppium, appium_home, why_not_installed
+from emulator_workers.appium_server import LONGEST_TMPDIR, AppiumServer, RemoteAppium, appium_home, why_not_installed
+from emulator_workers.devices.chromium import ChromiumDevice
 from emulator_workers.processes.owned import ProcessFailedError
-from emulator_workers.processes.sweep import running
-from tests.emulator_workers.appium_testing import Remembered, gone_within, left_of, listens, need_appium
+from emulator_workers.processes.sweep import marked, running
+from tests.emulator_workers.appium_testing import (
+    Remembered,
+    gone_within,
+    left_of,
+    listens,
+    need_appium,
+    need_chromium,
+    site,
+)
 
 
 @pytest.fixture
@@ -86,6 +96,36 @@ def test_a_directory_that_was_given_keeps_the_log(tmp_path):
     with AppiumServer(directory=tmp_path / "logs") as server:
         assert server.log == tmp_path / "logs" / "appium.log"
     assert (tmp_path / "logs" / "appium.log").exists()
+
+
+def test_a_browser_that_is_killed_leaves_nothing_in_the_temporary_directory(monkeypatch, tmp_path):
+    need_chromium()
+    ports = Remembered()
+    with tempfile.TemporaryDirectory(prefix="digiq-") as place:  # short: a browser's socket lies below it
+        monkeypatch.setenv("TMPDIR", place)
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        server = AppiumServer(directory=tmp_path / "logs", ports=ports)
+        device = ChromiumDevice("killed", server, home_url=site(), ports=ports)
+        device.start()
+        kept = list(Path(place).glob("*/org.chromium*")) + list(Path(place).glob("*/.org.chromium*"))
+        assert kept, "the browser keeps its temporary files elsewhere"
+        for process in marked(str(server.directory)):
+            process.kill()
+        os.kill(server.pid, signal.SIGKILL)
+        device.close()
+        server.stop()
+        assert list(Path(place).iterdir()) == []
+    assert (server.pid, ports.held) == (None, [])
+
+
+def test_a_long_temporary_directory_is_left_to_the_children(monkeypatch, tmp_path):
+    need_appium()
+    deep = tmp_path / ("d" * LONGEST_TMPDIR)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    with AppiumServer() as server:
+        assert psutil.Process(server.pid).environ()["TMPDIR"] == "/tmp"
 
 
 # ---- servers that do not work

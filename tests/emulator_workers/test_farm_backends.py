@@ -7,9 +7,10 @@ from fake_phones import DicePolicy, page_task
 from digiq_ray.core.errors import InputError
 from digiq_ray.evaluation.judges import OracleJudge
 from digiq_ray.store.episodes import EpisodeStore
-from emulator_workers import backends
+from emulator_workers import backends, naming
 from emulator_workers.backends import Backend
 from emulator_workers.devices.android import AndroidDevice
+from emulator_workers.devices.base import SessionLost
 from emulator_workers.devices.chromium import ChromiumDevice
 from emulator_workers.emulator import EmulatorSettings
 from emulator_workers.environment import Environment
@@ -86,6 +87,31 @@ def test_android_is_named_by_ids_or_by_an_avd(named):
 def test_a_backend_travels_to_another_process():
     backend = Backend(kind="android", udids=("a", "b"), prepared=True)
     assert pickle.loads(pickle.dumps(backend)) == backend
+
+
+def test_devices_of_different_workers_have_different_names(monkeypatch):
+    chromium, simulated = Backend(kind="chromium"), Backend()
+    assert [chromium.make().device.name for _ in range(2)] == ["chromium-0", "chromium-1"]
+    monkeypatch.setattr(naming, "_worker", "")
+    naming.name_worker("worker-3")
+    assert chromium.make().device.name == "worker-3/chromium-2"
+    simulated.make().device.start()
+    device = simulated.make().device
+    device.start()
+    assert device.info.name == "worker-3/simphone-1"
+
+
+def test_a_phone_with_an_id_keeps_its_name_whoever_drives_it(monkeypatch):
+    monkeypatch.setattr(naming, "_worker", "worker-3")
+    assert Backend(kind="android", udids=("R58M123",)).make().device.name == "R58M123"
+
+
+def test_a_phone_of_the_stub_is_named_after_its_worker(monkeypatch):
+    monkeypatch.setattr(naming, "_worker", "worker-3")
+    made = Backend(kind="stub").make()
+    with pytest.raises(SessionLost, match=r"^worker-3/stub-0: no task"):
+        made.device.screenshot()
+    made.end()
 
 
 def test_phones_are_dealt_out_in_turn_so_that_a_spare_takes_the_place_of_one_that_failed():

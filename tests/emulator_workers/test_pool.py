@@ -14,6 +14,7 @@ from fake_phones import (
     DicePolicy,
     make_fake_environment,
     make_fatal_environment,
+    make_named_environment,
     make_slow_environment,
     page_task,
 )
@@ -315,6 +316,16 @@ def test_a_farm_tells_its_state_and_reports_its_use(store, tmp_path):
     figures = report.as_json()
     assert (figures["episodes"], figures["jobs"]) == (8, 8)
     assert figures["episodes_per_hour"] > 0
+
+
+@pytest.mark.usefixtures("cluster")
+def test_workers_with_one_device_share_segments_and_name_their_devices(store, tmp_path):
+    jobs = jobs_of(12)
+    spec = spec_of(store, make_environment=make_named_environment, slots=1, flush_episodes=32)
+    pool_of(spec).run(jobs)
+    assert_each_once(store, jobs)
+    assert len(list(store.path.glob("*.parquet"))) <= 4
+    assert set(store.table(["device"])["device"].to_pylist()) <= {"worker-0/fake", "worker-1/fake"}
 
 
 @pytest.mark.usefixtures("cluster")

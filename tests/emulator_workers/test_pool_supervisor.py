@@ -25,8 +25,8 @@ class Actor:
         self.asked: list[tuple[str, tuple[Any, ...]]] = []
 
     def __getattr__(self, method: str) -> Any:
-        def remote(*arguments: Any) -> str:
-            self.asked.append((method, arguments))
+        def remote(*arguments: Any, **options: Any) -> str:
+            self.asked.append((method, (*arguments, *options.items())))
             return f"{self.name}.{method}.{len(self.asked)}"
 
         call = SimpleNamespace(remote=remote)
@@ -219,3 +219,54 @@ def test_a_smaller_farm_lets_the_idle_go_first_and_the_busy_end_their_jobs(answe
     supervisor._staff()
     assert len(supervisor._seats) == 1
     assert supervisor.stats.episodes == 2
+
+
+def finish(supervisor: Supervisor, seat, answers, *, held: list[Ticket]) -> None:
+    """A worker ends its run and holds these episodes."""
+    names = tuple(ticket.job.episode_id for ticket in held)
+    answers[seat.call] = WorkerReport(0, RolloutStats(episodes=1), (), names)
+    supervisor._receive(seat.call)
+
+
+def test_an_episode_that_is_held_counts_as_done_when_a_later_run_publishes_it(answers):
+    supervisor = staffed(answers, 2)
+    (seat,) = supervisor._seats
+    first = tickets_of(seat)
+    finish(supervisor, seat, answers, held=first)
+    assert supervisor.done == 0
+    supervisor._hand_out()
+    assert seat.actor.asked[-1] == ("run", ([tickets_of(seat)[1]], ("hold", True)))
+    finish(supervisor, seat, answers, held=[])
+    assert (supervisor.done, seat.held) == (2, {})
+
+
+def test_a_worker_that_gets_no_more_publishes_what_it_holds(answers):
+    supervisor = staffed(answers, 1)
+    (seat,) = supervisor._seats
+    finish(supervisor, seat, answers, held=tickets_of(seat))
+    supervisor._hand_out()
+    assert seat.actor.asked[-1] == ("run", ([], ("hold", False)))
+    finish(supervisor, seat, answers, held=[])
+    assert (supervisor.done, seat.jobs, seat.held) == (1, None, {})
+
+
+def test_a_worker_that_leaves_publishes_what_it_holds_first(answers):
+    supervisor = staffed(answers, 2)
+    (seat,) = supervisor._seats
+    finish(supervisor, seat, answers, held=tickets_of(seat))
+    seat.leaving = True
+    supervisor._staff()
+    assert seat in supervisor._seats
+    supervisor._hand_out()
+    assert seat.actor.asked[-1] == ("run", ([], ("hold", False)))
+
+
+def test_what_a_lost_worker_held_is_done_again(answers):
+    supervisor = staffed(answers, 3)
+    (seat,) = supervisor._seats
+    held = tickets_of(seat)
+    finish(supervisor, seat, answers, held=held)
+    supervisor._hand_out()
+    supervisor._lose(seat, "died", "kill -9")
+    assert (supervisor.done, len(supervisor._queue)) == (0, 3)
+    assert held[0] in supervisor._queue

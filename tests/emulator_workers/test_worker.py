@@ -1,6 +1,7 @@
 import logging
 import os
 import threading
+import time
 
 import pytest
 from fake_phones import DeadPhone, DicePolicy, FakePhone, ScriptedPolicy, make_fake_environment, page_task
@@ -327,3 +328,79 @@ def test_a_worker_whose_only_device_is_dead_says_so(sink, concurrent, hand_over)
     with pytest.raises(DeviceBroken, match="DeviceUnreachable in this run; the last: no answer"):
         one_by_one()
     assert len(handed) == (5 if hand_over else 0)
+
+
+def test_a_segment_takes_the_episodes_of_several_runs(sink):
+    worker = worker_on(sink, slots=1, flush_episodes=3)
+    jobs = jobs_of(5)
+    held = [worker.run([job], hold=True).held for job in jobs]
+    ids = [job.episode_id for job in jobs]
+    assert sink.segments == [ids[:3]]
+    assert held == [tuple(ids[:1]), tuple(ids[:2]), (), tuple(ids[3:4]), tuple(ids[3:])]
+    assert worker.run([]).held == ()
+    assert sink.segments == [ids[:3], ids[3:]]
+
+
+def test_an_episode_that_was_held_counts_in_the_run_that_publishes_it(sink):
+    worker, published = worker_on(sink, slots=1, flush_episodes=2), []
+    first, second = jobs_of(2)
+    worker.run([first], hold=True)
+    worker.run([second], published.append, hold=True)
+    assert published == [0, 2]
+
+
+def test_what_is_held_is_published_when_the_worker_closes(sink):
+    worker = worker_on(sink, slots=1)
+    held = worker.run(jobs_of(1), hold=True).held
+    assert (len(held), sink.segments) == (1, [])
+    worker.close()
+    assert sink.segments == [list(held)]
+
+
+def test_what_is_held_is_published_when_a_later_run_fails(sink):
+    worker = worker_on(sink, slots=1, make_policy=lambda: Failing(2))
+    first, second = make_jobs([page_task(9, horizon=2, name=f"t/{n}") for n in range(2)], run="r")
+    worker.run([first], hold=True)
+    with pytest.raises(ModelError):
+        worker.run([second], hold=True)
+    assert sink.segments == [[first.episode_id]]
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+def test_a_drained_worker_holds_nothing(sink, concurrent):
+    worker = worker_on(sink, slots=1, make_policy=lambda: Gate(0, worker.drain), concurrent=concurrent)
+    assert worker.run(jobs_of(3), hold=True).held == ()
+    assert len(sink.segments) == 1
+
+
+class Failing(DicePolicy):
+    """A policy that answers so many times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self._times = times
+
+    def act(self, requests):
+        if len(self.batches) == self._times:
+            raise ModelError("out of memory")
+        return super().act(requests)
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+def test_a_finished_episode_is_published_in_time_while_another_goes_on(sink, concurrent):
+    first, second = make_jobs([page_task(9, horizon=n, name=f"t/{n}") for n in (1, 6)], run="r")
+
+    class Patient(DicePolicy):
+        def act(self, requests):
+            deadline = time.monotonic() + 10
+            while len(self.batches) == 3 and not sink.segments and concurrent:
+                assert time.monotonic() < deadline, "nothing was published in time"
+                time.sleep(0.02)
+            return super().act(requests)
+
+    worker = worker_on(sink, slots=1, flush_episodes=9, flush_seconds=0.05, concurrent=concurrent, make_policy=Patient)
+    worker.run([first], hold=True)
+    if not concurrent:
+        time.sleep(0.06)
+    worker.run([second], hold=True)
+    assert sink.segments[0] == [first.episode_id]

