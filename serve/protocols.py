@@ -1,7 +1,8 @@
-"""What serving asks of a model, whether vLLM or Transformers runs it.
+"""What serving and the loops ask of a model, whether vLLM or Transformers runs it.
 
-Two engines, because they hold different weights: the policy, which is updated while it serves, and the frozen
-features. Both are asked concurrently and batch by themselves. An answer says which policy version gave it.
+Serving asks two backends, because they hold different weights: the policy, which is updated while it serves, and the
+frozen features. Both are asked concurrently and batch by themselves. An answer says which policy version gave it. The
+loops ask an ``Engine``, which takes many states in one call.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from digiq_ray.core.policies import ActRequest
+from digiq_ray.store.fingerprint import Fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,4 +130,84 @@ class FeatureBackend(Protocol):
 
     async def close(self) -> None:
         """Ends the model and what it started."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What cannot be answered for one state (its screen is no image, say), in one line."""
+
+    reason: str
+
+
+Drawn = list[tuple[str, float]]
+"""Sampled action texts of one state, with their log-probabilities at the sampling temperature."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Actions sampled in several states.
+
+    Attributes:
+        policy_version: Of the weights that wrote them.
+        states: For each state, what was drawn.
+    """
+
+    policy_version: str
+    states: list[Drawn | Failure]
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """What features are read from.
+
+    Attributes:
+        model: ``tiny``, a path or a Hugging Face id.
+        layer, pooling: See ``vlm.features.FeatureExtractor``.
+    """
+
+    model: str
+    layer: int
+    pooling: str
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Features of several states.
+
+    Attributes:
+        fingerprint: Of what read them.
+        states: For each state, its features.
+    """
+
+    fingerprint: Fingerprint
+    states: list[Features | Failure]
+
+
+class Engine(Protocol):
+    """Models for the loops: many states in one call, from threads that wait.
+
+    Each call names its model, so an engine that was started again cannot answer with another one. It may be called
+    again: what a seed decides does not depend on which states share a call.
+
+    Every call raises:
+        ModelError: the model cannot be loaded.
+        WorkerLostError: the engine died, and died again each time that it was started.
+        DeadlineExceededError: it did not answer within ``deadline`` seconds.
+    """
+
+    def sample(
+        self, model: str, requests: Sequence[ActRequest], *, samples: int, temperature: float, deadline: float
+    ) -> Samples:
+        """``samples`` actions for each request; temperature 0 takes the likeliest token each time."""
+        ...
+
+    def embed(
+        self, reader: Reader, states: Sequence[State], actions: Sequence[Sequence[str]], *, deadline: float
+    ) -> Embedded:
+        """Features of each state, and of it with each of its actions."""
+        ...
+
+    def close(self) -> None:
+        """Ends the models and what they started."""
         ...

@@ -20,7 +20,6 @@ from digiq_ray.vlm.features import FeatureExtractor, Pooling
 from digiq_ray.vlm.model import Vlm
 from serve.decoding import Prompt, decode
 from serve.model_thread import Call, ModelThread
-from serve.plain_text import PlainText
 from serve.protocols import Features, Piece, Sampling, State
 
 OnBatch = Callable[[int], None]
@@ -36,39 +35,26 @@ def _load_policy(model: str, device: str) -> Vlm:
     return Vlm.load(resolve(model), device=kind, dtype=torch.float32 if kind == "cpu" else torch.bfloat16)
 
 
-def _plain(vlm: Vlm) -> PlainText:
-    marker = getattr(vlm.processor, "image_token", None)
-    return PlainText(vlm.tokenizer, (marker,) if isinstance(marker, str) else ())
-
-
-def _check_length(vlm: Vlm, tokens: int) -> None:
-    most = getattr(vlm.model.config.get_text_config(), "max_position_embeddings", None)
-    if most is not None and tokens > most:
-        raise InputError(f"the prompt and max_tokens are {tokens} tokens together; the model takes {most}")
-
-
 @dataclass(frozen=True, eq=False)
 class _Loaded:
-    """Weights, the version that they are published as, and what makes texts harmless to their tokenizer."""
+    """Weights, and the version that they are published as."""
 
     version: str
     vlm: Vlm
-    plain: PlainText
 
     def act(self, state: State, sampling: Sampling) -> Prompt:
-        vlm, plain = self.vlm, self.plain
-        screen = vlm.transform.prepare(state.screen)
-        prefix = vlm.prefix_ids(screen, plain(state.task), tuple(plain(text) for text in state.history))
-        return self._checked([*prefix, *vlm.act_ids()], screen, sampling)
+        screen = self.vlm.transform.prepare(state.screen)
+        prefix = self.vlm.prefix_ids(screen, state.task, state.history)
+        return self._checked([*prefix, *self.vlm.act_ids()], screen, sampling)
 
     def chat(self, text: str, screens: Sequence[bytes], sampling: Sampling) -> Prompt:
         if len(screens) > 1:
             raise InputError(f"a message may hold one image, not {len(screens)}")
         screen = self.vlm.transform.prepare(screens[0]) if screens else None
-        return self._checked(self.vlm.chat_ids(screen, self.plain(text)), screen, sampling)
+        return self._checked(self.vlm.chat_ids(screen, text), screen, sampling)
 
     def _checked(self, ids: list[int], screen: dict[str, torch.Tensor] | None, sampling: Sampling) -> Prompt:
-        _check_length(self.vlm, len(ids) + sampling.max_tokens)
+        self.vlm.check_length(len(ids) + sampling.max_tokens)
         return Prompt(ids, screen)
 
 
@@ -101,7 +87,7 @@ class TransformersPolicy:
     ) -> None:
         self._device = device
         vlm = _load_policy(model, device)
-        self._current = _Loaded(version or vlm.version, vlm, _plain(vlm))
+        self._current = _Loaded(version or vlm.version, vlm)
         self._publishing = asyncio.Lock()
         self._thread: ModelThread[_Key, _Asked, list[Piece]] = ModelThread(self._begin, most=batch, on_batch=on_batch)
 
@@ -165,7 +151,7 @@ class TransformersPolicy:
         """
         async with self._publishing:
             vlm = await asyncio.to_thread(_load_policy, checkpoint, self._device)
-            self._current = _Loaded(version, vlm, _plain(vlm))
+            self._current = _Loaded(version, vlm)
 
     async def healthy(self) -> bool:
         """See ``PolicyBackend``."""
@@ -211,7 +197,6 @@ class TransformersFeatures:
     ) -> None:
         vlm = Vlm.load(resolve(model), device=_device(device))  # float32, as the critic's training saw them
         self._extractor = FeatureExtractor(vlm, layer=layer, pooling=Pooling(pooling))
-        self._plain = _plain(vlm)
         self._thread: ModelThread[str, _Question, Features] = ModelThread(self._begin, most=batch, on_batch=on_batch)
 
     async def features(self, state: State, actions: Sequence[str]) -> Features:
@@ -226,12 +211,11 @@ class TransformersFeatures:
         raise AssertionError("a batch ended without features for one of its states")
 
     def _prepare(self, state: State, actions: Sequence[str]) -> _Question:
-        vlm, plain = self._extractor.vlm, self._plain
-        texts = [plain(action) for action in actions]
+        vlm, texts = self._extractor.vlm, list(actions)
         screen = vlm.transform.prepare(state.screen)
-        prefix = vlm.prefix_ids(screen, plain(state.task), tuple(plain(text) for text in state.history))
+        prefix = vlm.prefix_ids(screen, state.task, state.history)
         suffixes = [len(vlm.act_ids()), *(len(vlm.change_ids(text)[0]) for text in texts)]
-        _check_length(vlm, len(prefix) + max(suffixes))
+        vlm.check_length(len(prefix) + max(suffixes))
         return screen, prefix, texts, len(prefix) + sum(suffixes)
 
     def _begin(self, _: str, calls: Sequence[Call[_Question, Features]]) -> Iterator[None]:

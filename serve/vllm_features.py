@@ -78,7 +78,7 @@ class VllmFeatures:
             asked: list[tuple[Prompt, list[int] | None]] = []
             asked.append((Prompt([*prefix.ids, *vlm.act_ids()], prefix.screen), None))
             for action in actions:
-                ids, inside = vlm.change_ids(self._prompts.plain(action))
+                ids, inside = vlm.change_ids(action)
                 at = len(prefix.ids)
                 span = [at + inside.start, at + inside.stop] if self._pooling is Pooling.LAST_AND_ACTION else None
                 asked.append((Prompt([*prefix.ids, *ids], prefix.screen), span))

@@ -99,6 +99,11 @@ class VllmPolicy:
         return self._version
 
     @property
+    def saved_version(self) -> str:
+        """What the weights were called when they were saved."""
+        return self._prompts.vlm.version
+
+    @property
     def pause_seconds(self) -> float:
         """How long the last replacement of weights stopped the engine, after the requests under way had ended."""
         return self._pause

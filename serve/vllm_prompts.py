@@ -3,7 +3,7 @@
 vLLM's own image processing is passed by: it would crop a tall screenshot, and run again for every prompt. Here the
 project's one transform makes the pixels, once a screenshot, in threads beside the engine; a number of prepared
 screenshots is kept. The engine gets a screenshot's pixels with the first prompt that needs them and knows them by their
-hash afterwards. Texts from outside cannot pose as the prompt's structure (``serve.plain_text``).
+hash afterwards.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import torch
 
 from digiq_ray.core.errors import InputError
 from digiq_ray.vlm.model import Vlm
-from serve.plain_text import PlainText
 from serve.protocols import State
 
 Result = TypeVar("Result")
@@ -54,9 +53,7 @@ class Prompts:
     """
 
     def __init__(self, vlm: Vlm, engine: Any, *, keep: int = 256, threads: int = 2) -> None:
-        marker = getattr(vlm.processor, "image_token", None)
         self.vlm = vlm
-        self.plain = PlainText(vlm.tokenizer, (marker,) if isinstance(marker, str) else ())
         self._image_id = int(vlm.model.config.image_token_id)
         self._renderer, self._keep = engine.renderer, keep
         self._dtype, self.longest = engine.model_config.dtype, int(engine.model_config.max_model_len)
@@ -85,8 +82,7 @@ class Prompts:
         if len(screens) > 1:
             raise InputError(f"a message may hold one image, not {len(screens)}")
         screen = await self.screen(screens[0]) if screens else None
-        plain = self.plain(text)
-        ids = await self._aside(lambda: self.vlm.chat_ids(None if screen is None else screen.prepared, plain))
+        ids = await self._aside(lambda: self.vlm.chat_ids(None if screen is None else screen.prepared, text))
         return self._checked(Prompt(ids, screen), room)
 
     async def prefix(self, state: State) -> Prompt:
@@ -96,8 +92,8 @@ class Prompts:
             InputError: the screen is no image.
         """
         screen = await self.screen(state.screen)
-        task, history = self.plain(state.task), tuple(self.plain(text) for text in state.history)
-        return Prompt(await self._aside(lambda: self.vlm.prefix_ids(screen.prepared, task, history)), screen)
+        ids = await self._aside(lambda: self.vlm.prefix_ids(screen.prepared, state.task, state.history))
+        return Prompt(ids, screen)
 
     async def screen(self, encoded: bytes) -> Screen:
         """A prepared screenshot; one that is wanted several times is prepared once.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from digiq_ray.core.errors import ConfigError, ModelError
+from digiq_ray.vlm.features import layer_number
 from digiq_ray.vlm.model import Vlm
 from serve.vllm_plugin import FEATURE_MODELS, POLICY_MODELS
 
@@ -101,10 +102,7 @@ def feature_arguments(model: str, outline: Vlm, layer: int, options: EngineOptio
     from vllm.config import PoolerConfig
 
     family = _family(outline)
-    count = int(outline.model.config.get_text_config().num_hidden_layers)
-    kept = layer if layer > 0 else count + 1 + layer
-    if not 1 <= kept <= count:
-        raise ConfigError(f"features.layer={layer}: the model has layers 1 to {count}")
+    count, kept = int(outline.model.config.get_text_config().num_hidden_layers), layer_number(outline, layer)
     overrides = _overrides(
         outline,
         {"architectures": [FEATURE_MODELS[family]], "digiq_final_norm": kept == count},

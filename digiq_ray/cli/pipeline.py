@@ -15,12 +15,14 @@ from click.core import ParameterSource
 from digiq_ray.cli.common import Report, config_options
 from digiq_ray.core.errors import InputError
 from digiq_ray.core.settings import RunSettings
+from serve.backends import check_backend
 
 SHORTCUTS = {
     "--seed": "seed",
     "--task-set": "tasks.set",
     "--device": "devices.kind",
     "--workers": "devices.workers",
+    "--backend": "vlm.backend",
 }
 
 
@@ -63,6 +65,7 @@ def run(config: RunSettings, *, out: Path | None, serial: bool, keep_going: bool
 def _whole(command: str, root: Path, config: RunSettings, *, serial: bool, keep_going: bool) -> Report:
     _check(root, keep_going)
     require_stage_devices(root, config, ("collect", "evaluate"), serial=serial)
+    check_backend(config.vlm.backend)
     from digiq_ray.cli.show import Show
     from digiq_ray.loops.demo import whole_run
 
@@ -88,12 +91,14 @@ def _stage_command(name: str, meaning: str) -> click.Command:
 def stage(name: str, root: Path, config: RunSettings, *, serial: bool) -> Report:
     """Carries out one stage, and tells what it found where that is for people to read."""
     require_stage_devices(root, config, (name,), serial=serial)  # first: the imports below take seconds
+    check_backend(config.vlm.backend)
     from digiq_ray.cli.show import Show
-    from digiq_ray.cli.told import tell_collected, tell_scores
+    from digiq_ray.cli.told import tell_collected, tell_failures, tell_scores
     from digiq_ray.loops.demo import one_stage
 
     with Show() as show:
         figures = one_stage(name, root, config, serial=serial, show=show)
+    tell_failures(figures)
     if name == "collect":
         return {**figures, **tell_collected(figures, root)}
     if name == "evaluate":

@@ -54,6 +54,14 @@ def tell_collected(figures: Figures, root: Path) -> dict[str, Any]:
     return {"ci95": bounds, "path": str(where), "next": then}
 
 
+def tell_failures(figures: Figures) -> None:
+    """Prints how many states got no row, and why; nothing if all did."""
+    failures: Mapping[str, int] = figures.get("failures", {})
+    if failures:
+        total = sum(failures.values())
+        _console().print(Text(f"{count(total)} states have no row and are left out of training: {counts(failures)}"))
+
+
 def tell_scores(report: Figures) -> None:
     """Prints the table of an evaluation: each policy, sampled and greedy, with its 95% interval."""
     policies = policies_in_order(report)

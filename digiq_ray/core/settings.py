@@ -52,13 +52,25 @@ class DeviceSettings(Section):
         return self
 
 
+Backend = Literal["transformers", "vllm"]
+
+
 class VlmSettings(Section):
     """The vision-language model that acts and gives features."""
 
     model: str = Field("tiny", description="'tiny' (ships with the package), or a path or Hugging Face id")
     max_tokens: int = Field(8, ge=1, description="most tokens of one action")
-    engines: int = Field(2, ge=1, description="processes that serve it or work through stages with it")
+    backend: Backend = Field("transformers", description="what runs it outside training")
+    engines: int | None = Field(
+        None, ge=1, description="processes that serve it and that bulk stages ask; by default 2, and 1 with vLLM"
+    )
+    gpus: float = Field(0.0, ge=0, description="GPUs that Ray reserves for an engine")
     batch: int = Field(64, ge=1, description="states per batch when sampling and embedding")
+
+    @property
+    def processes(self) -> int:
+        """How many engines there are."""
+        return self.engines or (1 if self.backend == "vllm" else 2)
 
 
 class CollectSettings(Section):

@@ -14,7 +14,15 @@ from digiq_ray.critic.dataset import build
 from digiq_ray.critic.heads import Critic, HeadShape
 from digiq_ray.critic.training import CriticSettings, CriticTrainer
 from digiq_ray.diagnostics.sensitivity import action_sensitivity
-from digiq_ray.learner.data import FeatureIndex, candidates_by_state, frames, outlines, tensor, values_of
+from digiq_ray.learner.data import (
+    FeatureIndex,
+    candidates_by_state,
+    frames,
+    learnable,
+    outlines,
+    tensor,
+    values_of,
+)
 from digiq_ray.learner.models import save_critic
 from digiq_ray.learner.paths import RunPaths
 from digiq_ray.learner.training import OnStep, train
@@ -32,10 +40,10 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str
         StoreError: there is nothing to train on, or something lacks candidates or features.
     """
     paths, chosen = RunPaths(root), settings.critic
-    episodes = outlines(EpisodeStore(paths.episodes))
-    index = FeatureIndex.open(paths.features)
+    played, index = outlines(EpisodeStore(paths.episodes)), FeatureIndex.open(paths.features)
+    episodes, candidates = learnable(played, candidates_by_state(CandidateStore(paths.candidates)), index)
     data = build(
-        list(frames(episodes, candidates_by_state(CandidateStore(paths.candidates)), index)),
+        list(frames(episodes, candidates, index)),
         tensor(index.state_view),
         tensor(index.action_view),
         gamma=chosen.gamma,
@@ -77,6 +85,7 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str
     save_critic(critic, shape, paths.model("critic"))
     return {
         "rows": len(data),
+        "episodes_left_out": len(played) - len(episodes),
         **action_sensitivity(q_all[data.candidates.numpy()], data.weights.numpy()),
         "td_error": figures["td_error"][-1][1] if figures.get("td_error") else 0.0,
         "curve": [

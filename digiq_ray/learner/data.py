@@ -127,6 +127,35 @@ def values_of(head: Callable[[torch.Tensor], torch.Tensor], view: FeatureView) -
     return values
 
 
+def learnable(
+    episodes: Sequence[EpisodeOutline], candidates: Mapping[StateKey, StateCandidates], index: FeatureIndex
+) -> tuple[list[EpisodeOutline], dict[StateKey, StateCandidates]]:
+    """The episodes that can be learned from, and the candidates that have features.
+
+    A state that the model could not read (its screen was lost, say) has no row in a store. Without it there is no
+    target for the state before it, so its whole episode is left out.
+
+    Raises:
+        StoreError: no episode is left.
+    """
+    with_features = {
+        key: options.only([(*key, text) in index.actions for text in options.texts])
+        for key, options in candidates.items()
+    }
+
+    def is_whole(one: EpisodeOutline) -> bool:
+        name, length = one.episode_id, len(one.actions)
+        return all((name, step) in index.states for step in range(length + 1)) and all(
+            text in with_features[name, step].texts if (name, step) in with_features else False
+            for step, text in enumerate(one.actions)
+        )
+
+    whole = [one for one in episodes if is_whole(one)]
+    if episodes and not whole:
+        raise StoreError("no episode has candidates and features of all its states: run digiq candidates, digiq embed")
+    return whole, with_features
+
+
 def frames(
     episodes: Sequence[EpisodeOutline], candidates: Mapping[StateKey, StateCandidates], index: FeatureIndex
 ) -> Iterator[EpisodeFrame]:

@@ -18,6 +18,7 @@ from digiq_ray.learner.data import (
     FeatureIndex,
     StateKey,
     candidates_by_state,
+    learnable,
     outlines,
     values_of,
 )
@@ -35,32 +36,26 @@ Targets = dict[StateKey, str]
 
 
 def best_of_n_choices(
-    episodes: list[EpisodeOutline], candidates: Mapping[StateKey, StateCandidates], root: Path, settings: RunSettings
+    episodes: list[EpisodeOutline],
+    candidates: Mapping[StateKey, StateCandidates],
+    index: FeatureIndex,
+    root: Path,
+    settings: RunSettings,
 ) -> dict[StateKey, Choice]:
-    """What best-of-N chooses in every state.
-
-    Raises:
-        StoreError: a state or a candidate has no feature.
-    """
-    paths, chosen = RunPaths(root), settings.policy
-    index, critic = FeatureIndex.open(paths.features), load_critic(paths.model("critic"))
+    """What best-of-N chooses in every state in which something was done."""
+    chosen, critic = settings.policy, load_critic(RunPaths(root).model("critic"))
     q_values, values = values_of(critic.q, index.action_view), values_of(critic.v, index.state_view)
-    found = {}
-    for key, options in _options(episodes, candidates):
-        try:
-            rows = [index.actions[(*key, text)] for text in options.texts]
-            value = float(values[index.states[key]])
-        except KeyError as missing:
-            raise StoreError(f"there is no feature of {missing}: run digiq embed") from missing
-        found[key] = best_of_n(
+    return {
+        key: best_of_n(
             options,
-            q_values[rows],
-            value,
+            q_values[[index.actions[(*key, text)] for text in options.texts]],
+            float(values[index.states[key]]),
             margin=chosen.margin,
             min_support=chosen.min_support,
             radius=chosen.support_radius,
         )
-    return found
+        for key, options in _options(episodes, candidates)
+    }
 
 
 def _options(
@@ -70,8 +65,6 @@ def _options(
     for episode in episodes:
         for step in range(len(episode.actions)):
             key = (episode.episode_id, step)
-            if key not in candidates:
-                raise StoreError(f"there are no candidates at {key}: run digiq candidates")
             yield key, candidates[key]
 
 
@@ -108,13 +101,15 @@ def targets_of(method: str, root: Path, settings: RunSettings) -> tuple[Targets,
         StoreError: nothing is left to imitate.
     """
     paths = RunPaths(root)
-    episodes = outlines(EpisodeStore(paths.episodes))
-    candidates = candidates_by_state(CandidateStore(paths.candidates))
+    index = FeatureIndex.open(paths.features)
+    episodes, candidates = learnable(
+        outlines(EpisodeStore(paths.episodes)), candidates_by_state(CandidateStore(paths.candidates)), index
+    )
     figures: dict[str, Any] = {}
     if method == "filtered_bc":
         targets = filtered_bc_targets(episodes, candidates)
     else:
-        choices = best_of_n_choices(episodes, candidates, root, settings)
+        choices = best_of_n_choices(episodes, candidates, index, root, settings)
         targets = digi_q_targets(choices, candidates)
         kept = [one for one in choices.values() if one.index is not None]
         figures = {

@@ -1,6 +1,6 @@
 """Where the parts of a loop run: all in this process (for debugging and fast tests), or on Ray.
 
-Both offer the same three ways to work: episodes on a pool of devices, a function over many items, and trainings. The
+Both offer the same three ways to work: episodes on a pool of devices, a bulk stage over shards, and trainings. The
 entry point chooses; no part asks where it runs.
 """
 
@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 
-from digiq_ray.core.policies import Policy
 from digiq_ray.core.settings import RunSettings
-from digiq_ray.learner.models import cached_vlm
 from digiq_ray.loops.stages.devices import worker_spec
-from digiq_ray.vlm.sampling import VlmPolicy
 from emulator_workers.environment import Environment
 from emulator_workers.pool import PoolReport, SerialPool
 from emulator_workers.rollout import Job
+from serve.bulk import Done, Shard, Work
+from serve.engine import EnginePolicy, open_engine
+from serve.protocols import Engine
 
-Item = TypeVar("Item")
 OnProgress = Callable[[int, int], None]
 Training = Callable[..., dict[str, Any]]
+ANSWER_SECONDS = 120.0  # for an action, with loading the model
 
 
 class Cluster(Protocol):
@@ -44,8 +44,8 @@ class Cluster(Protocol):
         """Plays ``jobs`` with the policy in ``model`` and writes their episodes to ``store``."""
         ...
 
-    def map(self, function: Callable[[Item], int], items: Sequence[Item], on_progress: OnProgress) -> int:
-        """Calls ``function`` on every item, in any order, and returns the sum of the results."""
+    def bulk(self, work: Work, shards: Sequence[Shard], on_progress: OnProgress) -> Done:
+        """Does ``work`` for every shard, in any order, with the models of engines."""
         ...
 
     def learn(
@@ -59,10 +59,6 @@ class Cluster(Protocol):
         ...
 
 
-def _local_policy(model: str, temperature: float, max_tokens: int, batch: int) -> Policy:
-    return VlmPolicy(cached_vlm(model), temperature=temperature, max_tokens=max_tokens, batch=batch)
-
-
 class SerialCluster:
     """Everything in this process, one thing after another, in one thread: models this small lose by more."""
 
@@ -71,6 +67,13 @@ class SerialCluster:
     def __init__(self, settings: RunSettings) -> None:
         torch.set_num_threads(1)
         self._settings = settings
+        self._engine: Engine | None = None
+
+    def _own_engine(self) -> Engine:
+        if self._engine is None:
+            vlm, slots = self._settings.vlm, self._settings.devices.slots
+            self._engine = open_engine(vlm.backend, max_tokens=vlm.max_tokens, batch=slots)
+        return self._engine
 
     def play(
         self,
@@ -83,17 +86,18 @@ class SerialCluster:
         on_progress: OnProgress,
     ) -> PoolReport:
         """See ``Cluster``."""
-        vlm, slots = self._settings.vlm, self._settings.devices.slots
-        make_policy = functools.partial(_local_policy, model, temperature, vlm.max_tokens, slots)
+        make_policy = functools.partial(
+            EnginePolicy, self._own_engine(), model=model, temperature=temperature, deadline=ANSWER_SECONDS
+        )
         spec = worker_spec(self._settings, make_environment=make_environment, make_policy=make_policy, store=store)
         return SerialPool(spec).run(jobs, on_progress)
 
-    def map(self, function: Callable[[Item], int], items: Sequence[Item], on_progress: OnProgress) -> int:
+    def bulk(self, work: Work, shards: Sequence[Shard], on_progress: OnProgress) -> Done:
         """See ``Cluster``."""
-        total = 0
-        for done, item in enumerate(items, 1):
-            total += function(item)
-            on_progress(done, len(items))
+        total = Done()
+        for number, shard in enumerate(shards, 1):
+            total.add(work(shard, self._own_engine()))
+            on_progress(number, len(shards))
         return total
 
     def learn(
@@ -110,4 +114,7 @@ class SerialCluster:
         return results
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Ends the engine."""
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = None

@@ -1,8 +1,8 @@
-"""Running on Ray: emulator workers and engines as actors, bulk stages as tasks, trainings in learner actors.
+"""Running on Ray: emulator workers, engines and learners as actors, bulk stages as Ray Data pipelines.
 
-A local Ray is started if none is there, on loopback. Tasks and learners are repeated by Ray when their process dies:
-shards and checkpoints make the repetition cheap. Engines and learners stay for the whole run, so that their imports are
-paid for once.
+A local Ray is started if none is there, on loopback. Tasks and calls of actors are repeated by Ray when their process
+dies: shards and checkpoints make the repetition cheap. Engines and learners stay for the whole run, so that their
+imports are paid for once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 import torch
@@ -21,27 +21,24 @@ from digiq_ray.core.errors import WorkerLostError
 from digiq_ray.core.policies import Policy
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.learner.actor import CONTROL, Learner, Training
+from digiq_ray.loops.clusters import ANSWER_SECONDS, OnProgress
 from digiq_ray.loops.patience import Patience
+from digiq_ray.loops.pipeline import run_pipeline
 from digiq_ray.loops.reaper import Reaper
 from digiq_ray.loops.stages.devices import backend, farm_directory, worker_spec
 from emulator_workers.environment import Environment
 from emulator_workers.pool import EmulatorPool, PoolReport
 from emulator_workers.rollout import Job
-from serve.engine import PolicyEngine, RemotePolicy
+from serve.bulk import Done, Shard, Work
+from serve.engine import EngineActor, EnginePolicy, RemoteEngine
 
-Item = TypeVar("Item")
-OnProgress = Callable[[int, int], None]
 _ONE_THREAD = {"env_vars": {"OMP_NUM_THREADS": "1"}}
 _POLL_SECONDS = 0.5
-_ANSWER_SECONDS = 120.0
 
 
 def _remote_policy(engines: Sequence[Any], model: str, temperature: float) -> Policy:
-    return RemotePolicy(engines, model=model, temperature=temperature, deadline=_ANSWER_SECONDS)
-
-
-def _call(function: Callable[[Any], int], item: Any) -> int:
-    return function(item)
+    engine = RemoteEngine.in_turn(engines, deadline=ANSWER_SECONDS)
+    return EnginePolicy(engine, model=model, temperature=temperature, deadline=ANSWER_SECONDS)
 
 
 class RayCluster:
@@ -69,11 +66,15 @@ class RayCluster:
         self._engines: list[Any] = []
         self._learners: list[Any] = []
 
-    def _policy_engines(self) -> list[Any]:
+    def _hired_engines(self) -> list[Any]:
         if not self._engines:
-            hire = ray.remote(PolicyEngine).options(num_cpus=0, max_concurrency=16, max_restarts=-1, max_task_retries=3)
             vlm, batch = self._settings.vlm, self._settings.devices.slots
-            self._engines = [hire.remote(max_tokens=vlm.max_tokens, batch=batch) for _ in range(vlm.engines)]
+            hire = ray.remote(EngineActor).options(
+                num_cpus=0, num_gpus=vlm.gpus, max_concurrency=16, max_restarts=-1, max_task_retries=3
+            )
+            self._engines = [
+                hire.remote(vlm.backend, max_tokens=vlm.max_tokens, batch=batch) for _ in range(vlm.processes)
+            ]
         return self._engines
 
     def play(
@@ -88,7 +89,7 @@ class RayCluster:
     ) -> PoolReport:
         """See ``Cluster``."""
         devices = self._settings.devices
-        make_policy = functools.partial(_remote_policy, self._policy_engines(), model, temperature)
+        make_policy = functools.partial(_remote_policy, self._hired_engines(), model, temperature)
         spec = worker_spec(self._settings, make_environment=make_environment, make_policy=make_policy, store=store)
         pool = EmulatorPool(
             spec,
@@ -102,19 +103,10 @@ class RayCluster:
         )
         return pool.run(jobs, on_progress)
 
-    def map(self, function: Callable[[Item], int], items: Sequence[Item], on_progress: OnProgress) -> int:
+    def bulk(self, work: Work, shards: Sequence[Shard], on_progress: OnProgress) -> Done:
         """See ``Cluster``."""
-        task = ray.remote(_call).options(num_cpus=1, max_retries=3)
-        waiting = [task.remote(function, item) for item in items]
-        total = done = 0
-        patience = Patience(f"a bulk stage of {len(items)} shards", self._settings.learner.stall_seconds)
-        while waiting:
-            patience.look(done)
-            finished, waiting = ray.wait(waiting, num_returns=1, timeout=_POLL_SECONDS)
-            total += sum(ray.get(finished, timeout=_ANSWER_SECONDS))
-            done += len(finished)
-            on_progress(done, len(items))
-        return total
+        stall = self._settings.learner.stall_seconds
+        return run_pipeline(work, shards, self._hired_engines(), on_progress, stall=stall)
 
     def learn(
         self, trainings: Sequence[tuple[Training, tuple[Any, ...]]], on_progress: OnProgress
@@ -164,7 +156,7 @@ class _Trainings:
             for reference in finished:
                 number, learner = self._running.pop(reference)
                 try:
-                    self._results[number] = ray.get(reference, timeout=_ANSWER_SECONDS)
+                    self._results[number] = ray.get(reference, timeout=ANSWER_SECONDS)
                 except ray.exceptions.RayActorError as error:
                     raise WorkerLostError(
                         "a learner died more often than it may be started again; look at the memory of this machine"

@@ -51,6 +51,7 @@ def build_report(
         ],
         "collect": records["collect"].figures,
         "candidates": _without_rows(records["candidates"].figures),
+        "features": _without_rows(records["embed"].figures),
         "finetune": _without_rows(records["finetune"].figures),
         "critic": _without_rows(critic),
         "extraction": {

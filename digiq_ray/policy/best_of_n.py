@@ -31,6 +31,12 @@ class StateCandidates:
         """Which candidates are actions of the grammar."""
         return np.array([action is not None for action in self.actions], dtype=np.bool_)
 
+    def only(self, kept: Sequence[bool]) -> StateCandidates:
+        """Those that ``kept`` says, one for each."""
+        rows = zip(self.texts, self.actions, self.counts, kept, strict=True)
+        left = [(text, action, count) for text, action, count, keep in rows if keep]
+        return StateCandidates([row[0] for row in left], [row[1] for row in left], [row[2] for row in left])
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:

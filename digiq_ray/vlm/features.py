@@ -29,6 +29,19 @@ class Pooling(enum.StrEnum):
     LAST_AND_ACTION = "last_and_action"
 
 
+def layer_number(vlm: Vlm, layer: int) -> int:
+    """``layer`` counted from 1; negative ones count from the end (-1 is the last).
+
+    Raises:
+        ConfigError: the model has no such layer.
+    """
+    count = int(vlm.model.config.get_text_config().num_hidden_layers)
+    number = layer if layer > 0 else count + 1 + layer
+    if not 1 <= number <= count:
+        raise ConfigError(f"features.layer={layer}: the model has layers 1 to {count}")
+    return number
+
+
 class FeatureExtractor:
     """Reads features from a VLM. The VLM is cut down for it and must not be used for anything else afterwards.
 
@@ -41,10 +54,7 @@ class FeatureExtractor:
     def __init__(self, vlm: Vlm, *, layer: int, pooling: Pooling) -> None:
         self.weights_hash = vlm.weights_hash
         language = vlm.language_model
-        count = len(language.layers)
-        self.layer = layer if layer > 0 else count + 1 + layer
-        if not 1 <= self.layer <= count:
-            raise ConfigError(f"features.layer={layer}: the model has layers 1 to {count}")
+        count, self.layer = len(language.layers), layer_number(vlm, layer)
         language.layers = language.layers[: self.layer]
         if self.layer < count:
             language.norm = nn.Identity()

@@ -4,6 +4,7 @@
 template. What differs between families (how many tokens stand for an image, where the language model sits) is asked of
 Transformers and never computed here. A file ``digiq.json`` beside the weights (written by ``Vlm.save``) names the
 prompt template and the image fit; without it the standard ones are used. Weights are read from safetensors only.
+Texts from outside (tasks, actions, messages) cannot pose as the prompt's structure (``plain_text.py``).
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from digiq_ray.core.errors import ModelError
+from digiq_ray.core.errors import InputError, ModelError
 from digiq_ray.vlm.images import Fit, ScreenTransform
+from digiq_ray.vlm.plain_text import PlainText
 from digiq_ray.vlm.prompts import TEMPLATES
 
 _SENTINEL = "\N{WHITE SQUARE}digiq\N{WHITE SQUARE}"
@@ -64,6 +66,8 @@ class Vlm:
         self.eos_id: int = self.tokenizer.eos_token_id
         self.end_ids = self._end_ids()
         self.pad_id: int = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.eos_id
+        marker = getattr(processor, "image_token", None)
+        self._plain = PlainText(self.tokenizer, (marker,) if isinstance(marker, str) else ())
         self._image_ids: dict[tuple[int, int], list[int]] = {}
         self._head, self._after_image, self._tail = self._render()
         self._tokens = lru_cache(maxsize=100_000)(self._tokenize)
@@ -206,7 +210,8 @@ class Vlm:
 
     def prefix_ids(self, screen: dict[str, torch.Tensor], task: str, history: tuple[str, ...]) -> list[int]:
         """Ids of the shared prefix: image, task, history."""
-        text = self._after_image + self.template.prefix_text(task, history)
+        told = self.template.prefix_text(self._plain(task), tuple(self._plain(action) for action in history))
+        text = self._after_image + told
         return [*self._head_ids(screen), *self._tokens(text)]
 
     def act_ids(self) -> list[int]:
@@ -215,6 +220,7 @@ class Vlm:
 
     def chat_ids(self, screen: dict[str, torch.Tensor] | None, text: str) -> list[int]:
         """Ids of a user's message, the image first if there is one, up to where the answer begins."""
+        text = self._plain(text)
         if screen is not None:
             return [*self._head_ids(screen), *self._tokenize(self._after_image + text + self._tail)]
         message = [{"role": "user", "content": [{"type": "text", "text": text}]}]
@@ -224,15 +230,22 @@ class Vlm:
 
     def change_ids(self, action: str) -> tuple[list[int], slice]:
         """Ids that ask whether ``action`` changes the screen, and where the action's own tokens are among them."""
+        action = self._plain(action)
         before, _, after = self.template.change.partition("{action}")
         parts = (before.rstrip(" "), " " + action if before else action, after)
         head, middle, tail = (self._tokens(part) for part in parts)
         ids = [*head, *middle, *tail, *self._tokens(self._tail)]
         return ids, slice(len(head), len(head) + max(1, len(middle)))
 
+    def check_length(self, tokens: int) -> None:
+        """Raises ``InputError`` if a prompt with its answer is longer than the model takes."""
+        most = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if most is not None and tokens > most:
+            raise InputError(f"the prompt and max_tokens are {tokens} tokens together; the model takes {most}")
+
     def answer_ids(self, text: str) -> list[int]:
         """Ids of an answer with the end token, as the model should write it."""
-        return [*self._tokens(text), self.eos_id]
+        return [*self._tokens(self._plain(text)), self.eos_id]
 
     def text_of(self, ids: Sequence[int]) -> str:
         """The text of generated ids up to the first end token."""

@@ -29,6 +29,7 @@ from digiq_ray.vlm.prompts import COMPACT, NO_HISTORY
 SHIPPED = Path(__file__).parent / "tiny_vlm"
 IMAGE_SIZE, PATCH = 96, 16
 GRID = 50
+HEAD = 32  # width of the language model's heads: the narrowest that vLLM's attention on CPUs computes
 _TEMPLATE = (
     "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>"
     "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}"
@@ -83,11 +84,12 @@ def make_vlm(
     seed: int = 0,
     vision: int = 64,
     vision_layers: int = 2,
+    vision_heads: int = 4,
     hidden: int = 96,
     layers: int = 3,
-    heads: int = 4,
 ) -> Vlm:
     """A tiny VLM with random weights (scales chosen so that it trains quickly: large position embeddings)."""
+    heads = max(1, hidden // HEAD)
     processor = make_processor(words)
     tokenizer = processor.tokenizer
     torch.manual_seed(seed)
@@ -96,7 +98,7 @@ def make_vlm(
             hidden_size=vision,
             intermediate_size=2 * vision,
             num_hidden_layers=vision_layers,
-            num_attention_heads=heads,
+            num_attention_heads=vision_heads,
             image_size=IMAGE_SIZE,
             patch_size=PATCH,
             projection_dim=vision,

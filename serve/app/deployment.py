@@ -8,11 +8,11 @@ from ray import serve
 
 from digiq_ray.core.errors import error_chain
 from serve.app.access import read_tokens
-from serve.app.backends import check_backend
 from serve.app.publisher import PUBLISH_SECONDS, PUBLISHER, REPLICA, Publisher
 from serve.app.replica import Replica
 from serve.app.settings import ServeArguments
 from serve.app.sources import find_sources
+from serve.backends import check_backend
 
 APPLICATION = "digiq"
 _SPARE_REQUESTS = 16  # room for Serve's own calls, and for answers that say 429

@@ -7,11 +7,11 @@ import functools
 import torch
 
 from digiq_ray.learner.models import load_critic
-from serve.app.backends import open_features, open_policy
 from serve.app.metrics import Metrics
 from serve.app.service import Service
 from serve.app.settings import ServeArguments
 from serve.app.sources import find_sources
+from serve.backends import open_features, open_policy
 
 
 async def open_service(arguments: ServeArguments) -> Service:

@@ -18,10 +18,10 @@ from ray.serve.schema import LoggingConfig
 
 from digiq_ray.core.errors import DigiQError, InputError
 from serve.app.access import check_address, read_tokens
-from serve.app.backends import check_backend
 from serve.app.deployment import APPLICATION, build
 from serve.app.settings import ServeArguments, ServeSettings
 from serve.app.sources import find_sources
+from serve.backends import check_backend
 
 _DELETE_SECONDS = 30.0  # for Serve to end the replicas, beside the drain
 _POLL_SECONDS = 0.2

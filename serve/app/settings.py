@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from digiq_ray.core.config import Section
-from serve.app.backends import Backend
+from digiq_ray.core.settings import Backend
 
 TOKENS_VARIABLE = "DIGIQ_API_TOKENS"
 

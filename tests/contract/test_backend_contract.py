@@ -22,7 +22,7 @@ from digiq_ray.vlm.features import FeatureExtractor, Pooling
 from digiq_ray.vlm.model import Vlm
 from digiq_ray.vlm.sampling import VlmPolicy
 from digiq_ray.vlm.tiny import make_vlm
-from serve.app.backends import open_features, open_policy
+from serve.backends import open_features, open_policy
 from serve.protocols import FeatureBackend, Piece, PolicyBackend, Sampling, State
 
 WAIT_SECONDS = 120.0
@@ -76,7 +76,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     paths = []
     for seed in range(2):
         path = tmp_path_factory.mktemp(f"v{seed}")
-        vlm = make_vlm(["buy", "red", "mug"], hidden=64, heads=2, layers=2, vision=64, vision_layers=1, seed=seed)
+        vlm = make_vlm(["buy", "red", "mug"], hidden=64, layers=2, vision=64, vision_layers=1, seed=seed)
         vlm.save(path, version=f"v{seed}")
         paths.append(path)
     return paths

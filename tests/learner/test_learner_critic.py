@@ -78,7 +78,15 @@ def test_the_critic_tells_a_success_from_a_time_limit(tmp_path):
     assert np.isfinite(q).all()
 
 
-def test_a_state_without_candidates_is_a_typed_error(tmp_path):
-    make_run(tmp_path, {key: value for key, value in CANDIDATES.items() if key != ("win", 1)})
-    with pytest.raises(StoreError, match="episode win has no candidates"):
+def test_an_episode_with_a_gap_is_left_out_and_counted(tmp_path):
+    make_run(tmp_path / "gap", {key: value for key, value in CANDIDATES.items() if key != ("win", 1)})
+    make_run(tmp_path / "whole")
+    gap, whole = (train_critic(tmp_path / name, make_settings(), nothing) for name in ("gap", "whole"))
+    assert (gap["episodes_left_out"], whole["episodes_left_out"]) == (1, 0)
+    assert gap["rows"] == whole["rows"] - 2
+
+
+def test_nothing_to_learn_from_is_a_typed_error(tmp_path):
+    make_run(tmp_path, {("cut", 0): CANDIDATES["cut", 0]})
+    with pytest.raises(StoreError, match="no episode has candidates and features"):
         train_critic(tmp_path, make_settings(), nothing)

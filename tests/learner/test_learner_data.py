@@ -12,6 +12,7 @@ from digiq_ray.learner.data import (
     FeatureIndex,
     candidates_by_state,
     frames,
+    learnable,
     outlines,
     shares,
     tensor,
@@ -77,6 +78,42 @@ def test_a_state_without_candidates_is_a_typed_error(tmp_path):
     run = make_run(tmp_path, {key: value for key, value in CANDIDATES.items() if key != ("win", 1)})
     with pytest.raises(StoreError, match=r"episode win has no candidates or features for .*run digiq candidates"):
         frames_of(run)
+
+
+def learnable_of(run):
+    candidates = candidates_by_state(CandidateStore(run.candidates))
+    return learnable(outlines(EpisodeStore(run.episodes)), candidates, FeatureIndex.open(run.features))
+
+
+def test_what_is_whole_is_learned_from(run):
+    episodes, candidates = learnable_of(run)
+    assert [one.episode_id for one in episodes] == ["cut", "stop", "win"]
+    assert {key: list(one.texts) for key, one in candidates.items()} == {
+        key: sorted(texts) for key, texts in CANDIDATES.items()
+    }
+
+
+@pytest.mark.parametrize("missing", [("win", 0), ("win", 1)])
+def test_an_episode_with_a_gap_is_left_out(tmp_path, missing):
+    run = make_run(tmp_path, {key: value for key, value in CANDIDATES.items() if key != missing})
+    episodes, candidates = learnable_of(run)
+    assert [one.episode_id for one in episodes] == ["cut", "stop"]
+    assert len(list(frames(episodes, candidates, FeatureIndex.open(run.features)))) == 2
+
+
+def test_candidates_that_were_never_embedded_are_left_out(tmp_path, run):
+    more = make_run(tmp_path / "more", CANDIDATES | {("win", 1): {"back": (7, 0.9), "wait": (1, 0.1)}})
+    more.features.rename(tmp_path / "unused")
+    run.features.rename(more.features)
+    episodes, candidates = learnable_of(more)
+    assert len(episodes) == 3
+    assert list(candidates["win", 1].texts) == ["back"]
+
+
+def test_nothing_whole_is_a_typed_error(tmp_path):
+    run = make_run(tmp_path, {("cut", 0): CANDIDATES["cut", 0]})
+    with pytest.raises(StoreError, match="no episode has candidates and features of all its states"):
+        learnable_of(run)
 
 
 def test_features_of_two_models_are_refused(run):

@@ -93,20 +93,23 @@ def test_nothing_to_imitate_is_a_typed_error(tmp_path):
         targets_of("digi_q", tmp_path, settings)
 
 
-@pytest.mark.parametrize("method", ["digi_q", "filtered_bc"])
-def test_a_state_without_candidates_is_a_typed_error(tmp_path, method):
+def test_an_episode_with_a_state_without_candidates_is_left_out(tmp_path):
     make_run(tmp_path, {key: value for key, value in CANDIDATES.items() if key != ("win", 1)})
-    with pytest.raises(StoreError, match=r"there are no candidates at \('win', 1\): run digiq candidates"):
-        targets_of(method, tmp_path, make_settings())
+    targets, _ = targets_of("digi_q", tmp_path, make_settings(policy={"min_support": 1}))
+    assert targets == {("cut", 0): "back", ("cut", 1): "enter"}
+    with pytest.raises(StoreError, match="filtered_bc finds nothing to imitate"):
+        targets_of("filtered_bc", tmp_path, make_settings())
 
 
-def test_a_candidate_without_a_feature_is_a_typed_error(tmp_path, monkeypatch):
+def test_a_candidate_without_a_feature_is_never_chosen(tmp_path):
     paths = make_run(tmp_path)
-    more = make_run(tmp_path / "more", CANDIDATES | {("win", 1): {"back": (7, 0.9), "wait": (1, 0.1)}})
+    more = make_run(
+        tmp_path / "more", CANDIDATES | {("cut", 0): {"home": (4, 0.2), "back": (2, 0.8), "wait": (2, 9.0)}}
+    )
     more.features.rename(tmp_path / "unused")
     paths.features.rename(more.features)
-    with pytest.raises(StoreError, match=r"there is no feature of \('win', 1, 'wait'\): run digiq embed"):
-        targets_of("digi_q", more.root, make_settings())
+    targets, _ = targets_of("digi_q", more.root, make_settings(policy={"min_support": 1}))
+    assert targets[("cut", 0)] == "back"
 
 
 def test_missing_features_are_a_typed_error(tmp_path):

@@ -19,7 +19,6 @@ from ray.serve.schema import ServeDeploySchema
 from digiq_ray.cli.main import COMMANDS, main
 from digiq_ray.core.config import load_config
 from digiq_ray.core.errors import ConfigError, InputError
-from digiq_ray.vlm.tiny import make_processor
 from serve.app.access import Access, check_address, read_tokens
 from serve.app.deployment import build
 from serve.app.errors import ApiError
@@ -27,7 +26,6 @@ from serve.app.server import check
 from serve.app.settings import TOKENS_VARIABLE, ServeArguments, ServeSettings
 from serve.app.sources import find_sources
 from serve.model_thread import Call, ModelThread, OverloadedError
-from serve.plain_text import PlainText
 
 CONFIG = Path(__file__).parents[2] / "serve" / "config.yaml"
 TOKENS = ["first-token-of-the-tests", "other-token-of-the-tests"]
@@ -190,17 +188,6 @@ def test_a_port_in_use_ends_the_command(capsys):
 def test_a_token_opens_other_addresses(monkeypatch):
     monkeypatch.setenv(TOKENS_VARIABLE, TOKENS[0])
     check(ServeSettings(model="tiny", host="0.0.0.0", port=free_port()))
-
-
-# ---- texts
-
-
-@given(text=st.lists(st.sampled_from(["<image>", "<s>", "</s>", "<", ">", "image", " ", "s", "/"]), max_size=12))
-def test_no_control_token_is_left_and_nothing_but_spaces_is_added(text):
-    plain, joined = PlainText(make_processor([]).tokenizer), "".join(text)
-    made = plain(joined)
-    assert not any(token in made for token in ("<image>", "<s>", "</s>", "<pad>", "<unk>"))
-    assert made.replace(" ", "") == joined.replace(" ", "")
 
 
 # ---- the model's thread

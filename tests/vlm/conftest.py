@@ -55,7 +55,7 @@ def acting() -> Vlm:
     screen = vlm.transform.prepare(png())
     optimizer = torch.optim.AdamW(vlm.model.parameters(), 3e-3)
     chosen = [(task, action) for task in TASKS for action in ACTIONS]
-    for step in range(40):
+    for step in range(60):
         batch = [chosen[(7 * step + 5 * i) % len(chosen)] for i in range(12)]
         prompts = [[*vlm.prefix_ids(screen, task, ()), *vlm.act_ids()] for task, _ in batch]
         answers = [vlm.answer_ids(action) for _, action in batch]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -14,7 +15,8 @@ from digiq_ray.store.candidates import CandidateStore
 from digiq_ray.store.episodes import EpisodeStore
 from digiq_ray.store.features import FeatureStore
 from emulator_workers.rollout import make_jobs
-from serve.bulk import EmbedWork, SampleWork, embed_shard, make_shards, sample_shard
+from serve.bulk import EmbedWork, SampleWork, Shard, make_shards
+from serve.protocols import Reader
 
 SHARD_EPISODES = 25
 
@@ -52,14 +54,11 @@ def candidates(run: Run, cluster: Cluster, on_progress: OnProgress) -> dict[str,
         model=settings.vlm.model,
         k=settings.candidates.k,
         temperature=settings.candidates.temperature,
-        max_tokens=settings.vlm.max_tokens,
         batch=settings.vlm.batch,
         seed=settings.seed,
+        deadline=settings.learner.stall_seconds,
     )
-    shards = make_shards(sorted(EpisodeStore(paths.episodes).episode_ids()), SHARD_EPISODES)
-    done = store.shards()
-    left = [shard for shard in shards if shard.name not in done]
-    cluster.map(functools.partial(sample_shard, work), left, on_progress)
+    done = cluster.bulk(work, _shards_left(paths.episodes, store.shards()), on_progress)
     table = store.table(["episode_id", "step", "valid", "multiplicity"])
     states = len(table.group_by(["episode_id", "step"]).aggregate([]))
     drawn = pc.sum(table["multiplicity"]).as_py() or 1
@@ -69,6 +68,7 @@ def candidates(run: Run, cluster: Cluster, on_progress: OnProgress) -> dict[str,
         "k": settings.candidates.k,
         "unique_per_state": len(table) / max(1, states),
         "unparsable": unparsable / drawn,
+        "failures": done.failures,
     }
 
 
@@ -81,13 +81,16 @@ def embed(run: Run, cluster: Cluster, on_progress: OnProgress) -> dict[str, Any]
         episodes=paths.episodes,
         candidates=paths.candidates,
         features=paths.features,
-        model=str(paths.model("feature_vlm")),
-        layer=settings.features.layer,
-        pooling=settings.features.pooling,
+        reader=Reader(str(paths.model("feature_vlm")), settings.features.layer, settings.features.pooling),
         batch=settings.vlm.batch,
+        deadline=settings.learner.stall_seconds,
     )
-    done = FeatureStore(paths.features / "states").shards()
-    shards = make_shards(sorted(EpisodeStore(paths.episodes).episode_ids()), SHARD_EPISODES)
-    cluster.map(functools.partial(embed_shard, work), [s for s in shards if s.name not in done], on_progress)
+    left = _shards_left(paths.episodes, FeatureStore(paths.features / "states").shards())
+    done = cluster.bulk(work, left, on_progress)
     rows = sum(len(FeatureStore(paths.features / kind).open()) for kind in ("states", "actions"))
-    return {"rows": rows}
+    return {"rows": rows, "failures": done.failures}
+
+
+def _shards_left(episodes: Path, done: Collection[str]) -> list[Shard]:
+    shards = make_shards(sorted(EpisodeStore(episodes).episode_ids()), SHARD_EPISODES)
+    return [shard for shard in shards if shard.name not in done]

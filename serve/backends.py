@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 from collections.abc import Callable
-from typing import Literal
 
 from digiq_ray.core.errors import InputError
+from digiq_ray.core.settings import Backend
 from serve.protocols import FeatureBackend, PolicyBackend
 
-Backend = Literal["transformers", "vllm"]
 OnBatch = Callable[[int], None]
 
 
