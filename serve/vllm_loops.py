@@ -153,6 +153,7 @@ class VllmEngine:
             if isinstance(policy, VllmPolicy) and await policy.healthy():
                 if policy.version == model:
                     return policy
+                await asyncio.to_thread(Vlm.outline, resolve(model))  # what cannot be loaded harms no running engine
                 with suppress(ModelError, WorkerLostError):  # of another shape, or dead: a new engine is needed
                     await policy.publish(model, model)
                     return policy

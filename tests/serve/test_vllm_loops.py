@@ -1,0 +1,129 @@
+"""vLLM behind the loops: the same answers as Transformers, other models on demand, and engines that are killed."""
+
+import psutil
+import pytest
+from vllm_testing import need_vllm, picture, random_vlm
+
+from digiq_ray.core.errors import ConfigError, DeadlineExceededError, ModelError
+from digiq_ray.core.policies import ActRequest
+from serve.engine import EnginePolicy
+from serve.protocols import Failure, Reader, State
+from serve.transformers_engine import TransformersEngine
+from serve.vllm_loops import VllmEngine
+
+pytestmark = pytest.mark.timeout(900)  # an engine starts in 15 s, and in minutes on a busy machine
+
+SOON = 600.0
+REQUESTS = [ActRequest(picture(31 * n), f"open mail {n}", ("back",) * (n % 3), seed=n) for n in range(6)]
+STATES = [State(one.screen, one.task, one.history) for one in REQUESTS]
+ACTIONS = [["back", "tap 0.50 0.50"], ["home"], [], ["back"], ["home", "wait"], ["type milk"]]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    need_vllm()
+    paths = []
+    for seed in range(3):
+        path = tmp_path_factory.mktemp(f"v{seed}")
+        random_vlm("llava", seed=seed).save(path, version=f"v{seed}")
+        paths.append(str(path))
+    return paths
+
+
+@pytest.fixture(scope="module")
+def engine(models):
+    made = VllmEngine(max_tokens=6)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def wanted():
+    made = TransformersEngine(max_tokens=6, batch=8)
+    yield made
+    made.close()
+
+
+def greedy(engine, model, requests=REQUESTS, deadline=SOON):
+    return engine.sample(model, requests, samples=1, temperature=0.0, deadline=deadline)
+
+
+def same(found, wanted):
+    assert found.policy_version == wanted.policy_version
+    assert [[text for text, _ in drawn] for drawn in found.states] == [
+        [text for text, _ in drawn] for drawn in wanted.states
+    ]
+
+
+def processes(engine):
+    core = engine._running._engine.engine_core
+    return [psutil.Process(one.pid) for one in core.resources.engine_manager.processes]
+
+
+def kill(engine):
+    for process in processes(engine):
+        process.kill()
+
+
+def test_each_call_is_answered_by_the_model_that_it_names(engine, wanted, models):
+    first = None
+    for model in (models[0], models[1], models[0], models[2]):
+        same(greedy(engine, model), greedy(wanted, model))
+        first = first or processes(engine)
+        assert processes(engine) == first, "another policy is published to the running engine"
+
+
+def test_samples_differ_and_come_with_the_seed(engine, models):
+    one, again = (engine.sample(models[0], REQUESTS, samples=8, temperature=1.0, deadline=SOON) for _ in range(2))
+    assert [[text for text, _ in drawn] for drawn in one.states] == [
+        [text for text, _ in drawn] for drawn in again.states
+    ]
+    assert all(len(drawn) == 8 for drawn in one.states)
+    assert len({text for drawn in one.states for text, _ in drawn}) > 8
+    assert all(logprob < 0 for drawn in one.states for _, logprob in drawn)
+
+
+def test_a_policy_can_act_with_it(engine, wanted, models):
+    found, expected = (EnginePolicy(one, model=models[1], temperature=0.0, deadline=SOON) for one in (engine, wanted))
+    assert [one.text for one in found.act(REQUESTS)] == [one.text for one in expected.act(REQUESTS)]
+    assert {one.policy_version for one in found.act(REQUESTS)} == {"v1"}
+
+
+def test_a_policy_whose_engine_was_killed_is_started_again(engine, wanted, models):
+    greedy(engine, models[2])
+    kill(engine)
+    same(greedy(engine, models[2]), greedy(wanted, models[2]))
+
+
+def test_features_are_those_of_transformers_and_have_their_fingerprint(engine, wanted, models):
+    reader = Reader(models[1], -2, "last_and_action")
+    found, expected = (one.embed(reader, STATES, ACTIONS, deadline=SOON) for one in (engine, wanted))
+    assert found.fingerprint == expected.fingerprint
+    for one, other in zip(found.states, expected.states, strict=True):
+        assert one.state == pytest.approx(other.state, abs=1e-4)
+        assert one.actions == pytest.approx(other.actions, abs=1e-4)
+
+
+def test_a_reader_that_was_killed_is_started_again_and_one_bad_screen_harms_no_other(engine, wanted, models):
+    reader = Reader(models[1], -2, "last_and_action")
+    engine.embed(reader, STATES, ACTIONS, deadline=SOON)
+    kill(engine)
+    states = [STATES[0], State(b"no image", "open mail", ()), STATES[2]]
+    found, expected = (one.embed(reader, states, ACTIONS[:3], deadline=SOON) for one in (engine, wanted))
+    assert [isinstance(one, Failure) for one in found.states] == [False, True, False]
+    assert found.states[1] == expected.states[1]
+    assert found.states[0].actions == pytest.approx(expected.states[0].actions, abs=1e-4)
+
+
+def test_after_features_a_policy_answers_again(engine, wanted, models):
+    same(greedy(engine, models[0]), greedy(wanted, models[0]))
+
+
+def test_what_cannot_be_served_is_a_typed_error(engine, models):
+    with pytest.raises(ModelError, match="cannot"):
+        greedy(engine, "no/such model")
+    with pytest.raises(ConfigError, match="features.layer=9"):
+        engine.embed(Reader(models[0], 9, "last"), STATES, ACTIONS, deadline=SOON)
+    with pytest.raises(DeadlineExceededError, match=r"vLLM did not answer in 0\.001 s"):
+        greedy(engine, models[0], deadline=0.001)
+    assert greedy(engine, models[0]).policy_version == "v0"
