@@ -122,7 +122,7 @@ def test_after_features_a_policy_answers_again(engine, wanted, models):
 def test_what_cannot_be_served_is_a_typed_error(engine, models):
     with pytest.raises(ModelError, match="cannot"):
         greedy(engine, "no/such model")
-    with pytest.raises(ConfigError, match="features.layer=9"):
+    with pytest.raises(ConfigError, match=r"features\.layer=9"):
         engine.embed(Reader(models[0], 9, "last"), STATES, ACTIONS, deadline=SOON)
     with pytest.raises(DeadlineExceededError, match=r"vLLM did not answer in 0\.001 s"):
         greedy(engine, models[0], deadline=0.001)
