@@ -82,6 +82,8 @@ def policy_arguments(model: str, outline: Vlm, options: EngineOptions) -> dict[s
         **_common(model, options),
         "hf_overrides": overrides,
         "logprobs_mode": "processed_logprobs",  # at the sampling temperature
+        # vLLM 0.29 rewinds the generator of a request whose prompt was cut in two, which a CPU's cannot: it would die.
+        "enable_chunked_prefill": not _on_cpu(),
         "generation_config": "vllm",
     }
 
@@ -132,10 +134,14 @@ def _overrides(outline: Vlm, top: dict[str, Any], **text: Any) -> dict[str, Any]
     return {**top, **({"text_config": text} if text else {})}
 
 
-def _common(model: str, options: EngineOptions) -> dict[str, Any]:
+def _on_cpu() -> bool:
     from vllm.platforms import current_platform
 
-    cpu = current_platform.is_cpu()
+    return bool(current_platform.is_cpu())
+
+
+def _common(model: str, options: EngineOptions) -> dict[str, Any]:
+    cpu = _on_cpu()
     dtype = ("float32" if cpu else "bfloat16") if options.dtype == "auto" else options.dtype
     arguments: dict[str, Any] = {
         "model": model,

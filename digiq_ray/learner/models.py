@@ -6,6 +6,7 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -22,16 +23,20 @@ def resolve(model: str) -> Path | str:
     return SHIPPED if model == "tiny" else model
 
 
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @lru_cache(maxsize=2)
 def cached_vlm(model: str) -> Vlm:
-    """A VLM that is only read, kept between the tasks of one process."""
-    return Vlm.load(resolve(model))
+    """A VLM that is only read, on a GPU if this process has one, kept between the tasks of one process."""
+    return Vlm.load(resolve(model), device=_device())
 
 
 @lru_cache(maxsize=1)
 def cached_extractor(model: str, layer: int, pooling: str) -> FeatureExtractor:
     """A feature extractor, kept between the tasks of one process."""
-    return FeatureExtractor(Vlm.load(resolve(model)), layer=layer, pooling=Pooling(pooling))
+    return FeatureExtractor(Vlm.load(resolve(model), device=_device()), layer=layer, pooling=Pooling(pooling))
 
 
 def save_critic(critic: Critic, shape: HeadShape, directory: Path) -> None:

@@ -44,7 +44,7 @@ def vocabulary(words: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(["<pad>", "<s>", "</s>", "<unk>", "<image>", *fixed, *numbers, *sorted(set(words))]))
 
 
-def make_processor(words: Iterable[str]) -> LlavaProcessor:
+def make_processor(words: Iterable[str], *, image: int = IMAGE_SIZE, patch: int = PATCH) -> LlavaProcessor:
     """Word-level tokenizer (split at white space, lower case but for the prompts' own words) and image processor."""
     tokens = {word: index for index, word in enumerate(vocabulary(words))}
     core = Tokenizer(models.WordLevel(tokens, unk_token="<unk>"))
@@ -61,8 +61,8 @@ def make_processor(words: Iterable[str]) -> LlavaProcessor:
         clean_up_tokenization_spaces=False,
     )
     images = CLIPImageProcessorPil(
-        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
-        crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        size={"height": image, "width": image},
+        crop_size={"height": image, "width": image},
         do_center_crop=False,
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.5, 0.5, 0.5],
@@ -70,7 +70,7 @@ def make_processor(words: Iterable[str]) -> LlavaProcessor:
     return LlavaProcessor(
         image_processor=images,
         tokenizer=tokenizer,
-        patch_size=PATCH,
+        patch_size=patch,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         image_token="<image>",
@@ -82,15 +82,27 @@ def make_vlm(
     words: Iterable[str],
     *,
     seed: int = 0,
+    image: int = IMAGE_SIZE,
+    patch: int = PATCH,
     vision: int = 64,
     vision_layers: int = 2,
-    vision_heads: int = 4,
     hidden: int = 96,
     layers: int = 3,
+    head: int = HEAD,
+    room: int = 512,
 ) -> Vlm:
-    """A tiny VLM with random weights (scales chosen so that it trains quickly: large position embeddings)."""
-    heads = max(1, hidden // HEAD)
-    processor = make_processor(words)
+    """A VLM with random weights (scales chosen so that it trains quickly: large position embeddings).
+
+    Args:
+        words: What its tokenizer knows beside the prompts and the grammar.
+        seed: Decides the weights.
+        image, patch: Width of the square image and of its patches, in pixels.
+        vision, vision_layers: Width and depth of the image tower.
+        hidden, layers, head: Width and depth of the language model, and width of its heads.
+        room: Most tokens of a prompt with its answer.
+    """
+    heads = max(1, hidden // head)
+    processor = make_processor(words, image=image, patch=patch)
     tokenizer = processor.tokenizer
     torch.manual_seed(seed)
     config = LlavaConfig(
@@ -98,9 +110,9 @@ def make_vlm(
             hidden_size=vision,
             intermediate_size=2 * vision,
             num_hidden_layers=vision_layers,
-            num_attention_heads=vision_heads,
-            image_size=IMAGE_SIZE,
-            patch_size=PATCH,
+            num_attention_heads=max(4, vision // 64),
+            image_size=image,
+            patch_size=patch,
             projection_dim=vision,
         ),
         text_config=LlamaConfig(
@@ -110,13 +122,13 @@ def make_vlm(
             num_hidden_layers=layers,
             num_attention_heads=heads,
             num_key_value_heads=heads,
-            max_position_embeddings=512,
+            max_position_embeddings=room,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
         ),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        image_seq_length=(IMAGE_SIZE // PATCH) ** 2,
+        image_seq_length=(image // patch) ** 2,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
     )

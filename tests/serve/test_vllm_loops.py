@@ -83,6 +83,16 @@ def test_samples_differ_and_come_with_the_seed(engine, models):
     assert all(logprob < 0 for drawn in one.states for _, logprob in drawn)
 
 
+def test_more_prompts_than_a_step_takes_kill_nothing(engine, models):
+    """vLLM 0.29 dies on a CPU when it cuts the prompt of a request with a seed in two."""
+    many = [ActRequest(picture(n), f"open mail {n} " * 8, (), seed=n) for n in range(60)]
+    greedy(engine, models[0])
+    before = processes(engine)
+    found = engine.sample(models[0], many, samples=2, temperature=1.0, deadline=SOON)
+    assert [len(drawn) for drawn in found.states] == [2] * 60
+    assert processes(engine) == before
+
+
 def test_a_policy_can_act_with_it(engine, wanted, models):
     found, expected = (EnginePolicy(one, model=models[1], temperature=0.0, deadline=SOON) for one in (engine, wanted))
     assert [one.text for one in found.act(REQUESTS)] == [one.text for one in expected.act(REQUESTS)]
