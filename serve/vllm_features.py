@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from digiq_ray.core.errors import InputError
+from digiq_ray.core.errors import InputError, WorkerLostError
 from digiq_ray.learner.models import resolve
 from digiq_ray.vlm.features import Pooling
 from digiq_ray.vlm.model import Vlm
@@ -23,6 +23,8 @@ from serve.protocols import Features, State
 from serve.vllm_engine import named_errors, start
 from serve.vllm_prompts import Prompt, Prompts
 from serve.vllm_start import EngineOptions, feature_arguments, prepare
+
+_ENGINE = "the feature engine"
 
 
 class VllmFeatures:
@@ -39,6 +41,7 @@ class VllmFeatures:
         self._engine, self._prompts = engine, Prompts(model, engine)
         self._pooling, self._deadline = pooling, deadline
         self._numbers = itertools.count()
+        self._closed = False
 
     @classmethod
     def start(
@@ -73,7 +76,9 @@ class VllmFeatures:
             DeadlineExceededError: it did not answer in time.
         """
         vlm = self._prompts.vlm
-        async with named_errors("the feature engine", self._deadline):
+        async with named_errors(_ENGINE, self._deadline):
+            if self._closed:
+                raise WorkerLostError(f"{_ENGINE} was closed; ask another replica")
             prefix = await self._prompts.prefix(state)
             asked: list[tuple[Prompt, list[int] | None]] = []
             asked.append((Prompt([*prefix.ids, *vlm.act_ids()], prefix.screen), None))
@@ -112,10 +117,11 @@ class VllmFeatures:
 
     async def healthy(self) -> bool:
         """See ``FeatureBackend``."""
-        return not self._engine.errored
+        return not self._closed and not self._engine.errored
 
     async def close(self) -> None:
         """See ``FeatureBackend``."""
+        self._closed = True
         self._prompts.close()
         await asyncio.to_thread(self._engine.shutdown)
 

@@ -215,6 +215,7 @@ class VllmPolicy:
 
     async def close(self) -> None:
         """See ``PolicyBackend``."""
+        self._broken = f"{_ENGINE} was closed; ask another replica"
         self._prompts.close()
         await asyncio.to_thread(self._engine.shutdown)
 

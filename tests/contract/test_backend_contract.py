@@ -290,5 +290,14 @@ def test_a_closed_model_answers_nothing_and_is_not_healthy(wait, saved, kind):
     assert wait(made.healthy())
     wait(made.close())
     assert not wait(made.healthy())
-    with pytest.raises(DigiQError):
+    with pytest.raises(DigiQError, match="closed"):
         wait(whole(made.act(STATES[0], Sampling(max_tokens=2))))
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+def test_closed_features_are_not_healthy_and_an_error(wait, saved, kind):
+    made = wait(open_features(kind, str(saved[0]), 1, "last", lambda rows: None))
+    wait(made.close())
+    assert not wait(made.healthy())
+    with pytest.raises(DigiQError, match="closed"):
+        wait(made.features(STATES[0], ["back"]))
