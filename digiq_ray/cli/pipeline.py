@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from digiq_ray.cli.common import Report, config_options
 from digiq_ray.core.errors import InputError
 from digiq_ray.core.settings import RunSettings
+from digiq_ray.vlm.hub import find_model
 from serve.backends import check_backend
 
 SHORTCUTS = {
@@ -65,7 +66,7 @@ def run(config: RunSettings, *, out: Path | None, serial: bool, keep_going: bool
 def _whole(command: str, root: Path, config: RunSettings, *, serial: bool, keep_going: bool) -> Report:
     _check(root, keep_going)
     require_stage_devices(root, config, ("collect", "evaluate"), serial=serial)
-    check_backend(config.vlm.backend)
+    _check_model(config)
     from digiq_ray.cli.show import Show
     from digiq_ray.loops.demo import whole_run
 
@@ -91,7 +92,7 @@ def _stage_command(name: str, meaning: str) -> click.Command:
 def stage(name: str, root: Path, config: RunSettings, *, serial: bool) -> Report:
     """Carries out one stage, and tells what it found where that is for people to read."""
     require_stage_devices(root, config, (name,), serial=serial)  # first: the imports below take seconds
-    check_backend(config.vlm.backend)
+    _check_model(config)
     from digiq_ray.cli.show import Show
     from digiq_ray.cli.told import tell_collected, tell_failures, tell_scores
     from digiq_ray.loops.demo import one_stage
@@ -104,6 +105,13 @@ def stage(name: str, root: Path, config: RunSettings, *, serial: bool) -> Report
     if name == "evaluate":
         tell_scores({"policies": figures, "device": config.devices.kind})
     return figures
+
+
+def _check_model(config: RunSettings) -> None:
+    """Says at once that the model, or what should run it, is not there."""
+    check_backend(config.vlm.backend)
+    if config.vlm.model != "tiny":
+        find_model(config.vlm.model)
 
 
 def require_stage_devices(root: Path, config: RunSettings, stages: tuple[str, ...], *, serial: bool) -> None:

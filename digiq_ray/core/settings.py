@@ -90,8 +90,8 @@ class CandidateSettings(Section):
 class FinetuneSettings(Section):
     """Stage 1: does this action change the screen?"""
 
-    steps: int = Field(60, ge=0, description="updates; 0 leaves the model as it is")
-    batch: int = Field(128, ge=1, description="steps of episodes per update")
+    steps: int = Field(240, ge=0, description="updates; 0 leaves the model as it is")
+    batch: int = Field(32, ge=1, description="steps of episodes per update")
     learning_rate: float = Field(5e-4, gt=0, description="peak learning rate (AdamW)")
     weight_decay: float = Field(0.01, ge=0, description="weight decay")
     rehearsal: float = Field(0.5, ge=0, description="weight of predicting the behaviour action beside the answer")

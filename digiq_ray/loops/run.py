@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from digiq_ray.core.config import config_hash, differences, dump_yaml, load_config
-from digiq_ray.core.errors import InputError, RunMismatchError
+from digiq_ray.core.errors import InputError, RunMismatchError, is_disk_full
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.learner.paths import RunPaths
 from digiq_ray.store.manifest import read_json, write_json
@@ -75,7 +75,12 @@ class Run:
         elif self.root.is_dir() and any(self.root.iterdir()):
             raise InputError(f"{root} is not empty and holds no run (no config.yaml); give another --out")
         else:
-            self.root.mkdir(parents=True, exist_ok=True)
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                if is_disk_full(error):
+                    raise
+                raise InputError(f"cannot make the directory {root} ({error.strerror}); give another --out") from error
             replace(config, dump_yaml(settings).encode())
 
     @property

@@ -26,6 +26,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.utils import logging as transformers_logging
 
 from digiq_ray.core.errors import InputError, ModelError
+from digiq_ray.vlm.hub import find_model
 from digiq_ray.vlm.images import Fit, ScreenTransform
 from digiq_ray.vlm.plain_text import PlainText
 from digiq_ray.vlm.prompts import TEMPLATES
@@ -81,7 +82,7 @@ class Vlm:
         Raises:
             ModelError: nothing whole and usable is there; the message says what was tried and why it failed.
         """
-        template, fit, version = _read_card(_look(source))
+        template, fit, version = _read_card(find_model(source))
         with _quiet_transformers():
             try:
                 processor = AutoProcessor.from_pretrained(source)
@@ -107,7 +108,7 @@ class Vlm:
         Raises:
             ModelError: there is no usable model; the message says why.
         """
-        template, fit, version = _read_card(_look(source))
+        template, fit, version = _read_card(find_model(source))
         with _quiet_transformers():
             try:
                 processor = AutoProcessor.from_pretrained(source)
@@ -267,16 +268,6 @@ def _quiet_transformers() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
-
-
-def _look(source: str | Path) -> Path:
-    """Where ``source`` would be on disk; raises ``ModelError`` if it can only mean a directory and holds no model."""
-    path = Path(source)
-    if not path.exists() and (path.is_absolute() or str(source).startswith(".")):
-        raise ModelError(f"cannot load a model from {str(source)!r}: there is no such directory")
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise ModelError(f"cannot load a model from {str(source)!r}: there is no config.json in it")
-    return path
 
 
 def _reason(error: BaseException) -> str:

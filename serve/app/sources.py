@@ -9,6 +9,7 @@ from digiq_ray.core.config import load_config
 from digiq_ray.core.errors import InputError
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.learner.paths import RunPaths
+from digiq_ray.vlm.hub import find_model
 
 _NOT_POLICIES = ("feature_vlm", "critic")
 
@@ -38,6 +39,7 @@ def find_sources(model: str, policy: str) -> Sources:
 
     Raises:
         InputError: the run has no such policy, or a place holds neither a run nor a model.
+        ModelError: the hub has no such model.
         ConfigError: the run's configuration is not readable.
     """
     root = Path(model)
@@ -45,6 +47,8 @@ def find_sources(model: str, policy: str) -> Sources:
         is_a_place = root.is_dir() or root.is_absolute() or model.startswith(".")
         if is_a_place and not (root / "config.json").is_file():
             raise InputError(f"there is neither a run (config.yaml) nor a model (config.json) in {model!r}")
+        if model != "tiny":
+            find_model(model)
         return Sources(policy=model, lacking="this server has a bare model; serve a run's directory for features and Q")
     settings, paths = load_config(RunSettings, root / "config.yaml"), RunPaths(root.absolute())
     extractor, critic = paths.model("feature_vlm"), paths.model("critic")

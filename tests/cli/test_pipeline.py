@@ -60,6 +60,12 @@ def test_no_keep_going_refuses_a_run_that_is_there(capsys: pytest.CaptureFixture
     assert "--no-keep-going" in _line(capsys)
 
 
+def test_a_place_where_no_directory_can_be_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["demo", "--out", str(tmp_path / "file" / "run")]) == 2
+    assert _line(capsys).endswith("(Not a directory); give another --out")
+
+
 def test_a_missing_model_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["collect", "--serial", "--out", str(tmp_path / "run"), "--set", f"vlm.model={tmp_path / 'none'}"]
     assert main(words) == 2
