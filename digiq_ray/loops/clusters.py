@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from digiq_ray.core.settings import RunSettings
+from digiq_ray.learner.threads import share_of_cores
 from digiq_ray.loops.stages.devices import worker_spec
 from emulator_workers.environment import Environment
 from emulator_workers.pool import PoolReport, SerialPool
@@ -110,7 +111,8 @@ class SerialCluster:
             def seen(done: int, total: int, before: int = number) -> None:
                 on_progress(before * total + done, len(trainings) * total)
 
-            results.append(training(*arguments, seen))
+            with share_of_cores(len(trainings)):
+                results.append(training(*arguments, seen))
         return results
 
     def close(self) -> None:

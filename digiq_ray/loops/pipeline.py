@@ -55,9 +55,11 @@ def run_pipeline(
     ask = functools.partial(_one, work=work, shards=list(shards), engines=list(engines))
     total = Done()
     with data.DataContext.current(context):
-        pipeline = data.range(len(shards), override_num_blocks=len(shards)).map(
-            ask, num_cpus=0, compute=data.TaskPoolStrategy(size=tasks)
+        # In blocks of one row that are made here: reading rows from elsewhere would start processes of its own.
+        numbers = data.from_items(
+            [{"number": number} for number in range(len(shards))], override_num_blocks=len(shards)
         )
+        pipeline = numbers.map(ask, num_cpus=0, compute=data.TaskPoolStrategy(size=tasks))
         try:
             for number, row in enumerate(pipeline.iter_rows(), 1):
                 total.add(Done(row["states"], Counter(json.loads(row["failures"]))))
@@ -70,7 +72,7 @@ def run_pipeline(
 
 
 def _one(row: dict[str, Any], *, work: Work, shards: Sequence[Shard], engines: Sequence[Any]) -> dict[str, Any]:
-    number = int(row["id"])
+    number = int(row["number"])
     done = work(shards[number], RemoteEngine(engines[number % len(engines)]))
     return {"states": done.states, "failures": json.dumps(done.failures)}
 

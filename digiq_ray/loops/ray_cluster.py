@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import ray
@@ -32,13 +32,28 @@ from emulator_workers.rollout import Job
 from serve.bulk import Done, Shard, Work
 from serve.engine import EngineActor, EnginePolicy, RemoteEngine
 
-_ONE_THREAD = {"env_vars": {"OMP_NUM_THREADS": "1"}}
 _POLL_SECONDS = 0.5
 
 
 def _remote_policy(engines: Sequence[Any], model: str, temperature: float) -> Policy:
     engine = RemoteEngine.in_turn(engines, deadline=ANSWER_SECONDS)
     return EnginePolicy(engine, model=model, temperature=temperature, deadline=ANSWER_SECONDS)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Processes that are started inside inherit one thread each.
+
+    Ray's ``runtime_env`` would say the same and start each worker twice for it.
+    """
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before
 
 
 class RayCluster:
@@ -54,15 +69,15 @@ class RayCluster:
         if self._own:
             self._ends.enter_context(Reaper())
             devices = backend(settings).resources
-            ray.init(
-                resources={name: amount * settings.devices.workers for name, amount in devices.items()},
-                num_cpus=max(2, os.cpu_count() or 2),
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                object_store_memory=256 * 2**20,
-                runtime_env=_ONE_THREAD,
-            )
+            with _one_thread():
+                ray.init(
+                    resources={name: amount * settings.devices.workers for name, amount in devices.items()},
+                    num_cpus=max(2, os.cpu_count() or 2),
+                    include_dashboard=False,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    object_store_memory=256 * 2**20,
+                )
         self._engines: list[Any] = []
         self._learners: list[Any] = []
 
@@ -151,7 +166,10 @@ class _Trainings:
             while self._left and self._free:
                 number, learner = self._left.pop(0), self._free.pop(0)
                 training, arguments = self._trainings[number]
-                self._running[learner.run.remote(training, *arguments)] = (number, learner)
+                self._running[learner.run.remote(training, *arguments, at_once=len(self._trainings))] = (
+                    number,
+                    learner,
+                )
             finished, _ = ray.wait(list(self._running), num_returns=1, timeout=_POLL_SECONDS)
             for reference in finished:
                 number, learner = self._running.pop(reference)

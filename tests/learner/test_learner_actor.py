@@ -71,7 +71,7 @@ def test_kill_9_of_the_learner_changes_nothing(tmp_path):
         critic={"steps": 900, "batch": 8, "width": 8, "depth": 1}, learner={"checkpoint_every": 10}
     )
     whole, killed = make_run(tmp_path / "whole"), make_run(tmp_path / "killed")
-    figures = train_critic(whole.root, settings, lambda done, total: None)
+    figures = Learner().run(train_critic, whole.root, settings)
     hire = ray.remote(concurrency_groups={CONTROL: 1})(Learner).options(num_cpus=0, max_restarts=3, max_task_retries=3)
     learner = hire.remote()
     pid = ray.get(learner.pid.remote(), timeout=60)
