@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 
-from digiq_ray.learner.threads import share_of_cores
-
 OnStep = Callable[[int, int], None]
 Training = Callable[..., dict[str, Any]]
 CONTROL = "control"
@@ -21,15 +19,14 @@ CONTROL = "control"
 class Learner:
     """Runs trainings. ``progress`` may be asked from another thread."""
 
-    def __init__(self) -> None:
-        torch.set_num_threads(1)
+    def __init__(self, threads: int = 1) -> None:
+        torch.set_num_threads(threads)
         self._progress = (0, 0)
 
-    def run(self, training: Training, *arguments: Any, at_once: int = 1) -> dict[str, Any]:
-        """Calls ``training(*arguments, on_step)``, one of so many ``at_once``, and returns its figures."""
+    def run(self, training: Training, *arguments: Any) -> dict[str, Any]:
+        """Calls ``training(*arguments, on_step)`` and returns its figures."""
         self._progress = (0, 0)
-        with share_of_cores(at_once):
-            return training(*arguments, self._on_step)
+        return training(*arguments, self._on_step)
 
     def _on_step(self, done: int, total: int) -> None:
         self._progress = (done, total)

@@ -86,7 +86,7 @@ def test_a_chat_about_an_image_gives_samples_with_usage_and_version(client):
 def test_the_same_seed_gives_the_same_answer(client):
     def ask(seed: int) -> list[str]:
         answer = client.chat.completions.create(
-            model=POLICY, messages=message("buy"), n=4, max_tokens=6, temperature=1.5, seed=seed
+            model=POLICY, messages=message("buy", picture()), n=4, max_tokens=6, temperature=2, seed=seed
         )
         return [choice.message.content for choice in answer.choices]
 
