@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import torch
 
 from digiq_ray.core.settings import RunSettings
-from digiq_ray.learner.threads import share_of_cores
 from digiq_ray.loops.stages.devices import worker_spec
 from emulator_workers.environment import Environment
 from emulator_workers.pool import PoolReport, SerialPool
@@ -111,8 +110,7 @@ class SerialCluster:
             def seen(done: int, total: int, before: int = number) -> None:
                 on_progress(before * total + done, len(trainings) * total)
 
-            with share_of_cores(len(trainings)):
-                results.append(training(*arguments, seen))
+            results.append(training(*arguments, seen))
         return results
 
     def close(self) -> None:

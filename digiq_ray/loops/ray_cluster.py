@@ -166,10 +166,7 @@ class _Trainings:
             while self._left and self._free:
                 number, learner = self._left.pop(0), self._free.pop(0)
                 training, arguments = self._trainings[number]
-                self._running[learner.run.remote(training, *arguments, at_once=len(self._trainings))] = (
-                    number,
-                    learner,
-                )
+                self._running[learner.run.remote(training, *arguments)] = (number, learner)
             finished, _ = ray.wait(list(self._running), num_returns=1, timeout=_POLL_SECONDS)
             for reference in finished:
                 number, learner = self._running.pop(reference)
