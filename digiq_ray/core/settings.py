@@ -110,7 +110,7 @@ class FeatureSettings(Section):
 class CriticSettings(Section):
     """TD learning of Q and V."""
 
-    steps: int = Field(2000, ge=1, description="updates")
+    steps: int = Field(1000, ge=1, description="updates")
     batch: int = Field(256, ge=1, description="transitions per update")
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate (AdamW)")
     weight_decay: float = Field(0.01, ge=0, description="weight decay")
@@ -128,7 +128,7 @@ class PolicySettings(Section):
     margin: float = Field(0.0, description="least Q - V of what is imitated")
     min_support: int = Field(3, ge=1, description="a candidate must be drawn so often of K")
     support_radius: float = Field(0.05, ge=0, description="touches within this distance count as one action")
-    steps: int = Field(100, ge=1, description="updates, the same for every policy of a run")
+    steps: int = Field(70, ge=1, description="updates, the same for every policy of a run")
     batch: int = Field(128, ge=1, description="items per update")
     learning_rate: float = Field(5e-4, gt=0, description="peak learning rate (AdamW)")
     weight_decay: float = Field(0.01, ge=0, description="weight decay")
