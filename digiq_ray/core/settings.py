@@ -150,7 +150,7 @@ class EvaluateSettings(Section):
 class LearnerSettings(Section):
     """The central learner."""
 
-    processes: int = Field(3, ge=1, description="learner actors; several policies train at once")
+    processes: int = Field(2, ge=1, description="learner actors; several policies train at once")
     stall_seconds: float = Field(
         1800.0, gt=0, description="a training or bulk stage that moves nothing for so long fails"
     )
