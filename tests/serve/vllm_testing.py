@@ -18,9 +18,11 @@ import transformers
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from digiq_ray.core.errors import InputError
 from digiq_ray.vlm.images import Fit
 from digiq_ray.vlm.model import Vlm
-from serve.vllm_start import prepare, why_no_vllm
+from serve.backends import check_backend
+from serve.vllm_start import prepare
 
 REQUIRED = "DIGIQ_REQUIRE_VLLM"
 HIDDEN, LAYERS = 64, 4
@@ -43,12 +45,12 @@ _TEXT = {
 
 def need_vllm() -> None:
     """Skips the test, or fails it, where vLLM is not installed."""
-    reason = why_no_vllm()
-    if reason is None:
-        return
-    if os.environ.get(REQUIRED) == "1":
-        pytest.fail(f"{REQUIRED}=1, but {reason}")
-    pytest.skip(reason)
+    try:
+        check_backend("vllm")
+    except InputError as error:
+        if os.environ.get(REQUIRED) == "1":
+            pytest.fail(f"{REQUIRED}=1, but {error}")
+        pytest.skip(str(error))
 
 
 def picture(shift: int = 0, *, width: int = 96, height: int = 192, mark: int | None = None) -> bytes:
