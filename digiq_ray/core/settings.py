@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from digiq_ray.core.config import Section
+from digiq_ray.core.presets import with_preset
 
 
 class TaskSettings(Section):
@@ -107,24 +109,73 @@ class FeatureSettings(Section):
     pooling: Literal["last", "last_and_action"] = Field("last_and_action", description="which hidden states are used")
 
 
-class CriticSettings(Section):
-    """TD learning of Q and V."""
+Aggregate = Literal["min", "mean", "max", "pessimistic"]
+Loss = Literal["mse", "huber", "logistic", "hl_gauss"]
+Normalise = Literal["standardise", "whiten", "none"]
+Schedule = Literal["constant", "linear", "cosine"]
 
+
+class CriticSettings(Section):
+    """Learning of Q and V on frozen features."""
+
+    objective: Literal["td", "mc"] = Field("td", description="temporal differences, or the returns as they came out")
+    loss: Loss = Field("mse", description="how values are learned; logistic and hl_gauss classify between the bounds")
+    bins: int = Field(51, ge=2, description="hl_gauss: bins of the histogram")
+    low: float = Field(0.0, description="logistic, hl_gauss: least value")
+    high: float = Field(1.0, description="logistic, hl_gauss: largest value")
+    gamma: float = Field(0.9, gt=0, le=1, description="discount per step")
+    n_step: int = Field(1, ge=0, description="steps before the bootstrap; 1 is the paper's, 0 runs to the end")
+    backup: Literal["candidates", "executed"] = Field(
+        "candidates", description="V follows Q of the candidates, or of the executed action only"
+    )
+    backup_support: int = Field(1, ge=1, description="V leaves out candidates that were drawn less often, of K")
+    truncation: Literal["bootstrap", "end"] = Field(
+        "bootstrap", description="what lies behind the step limit: the value of the last state, or nothing"
+    )
+    targets: Literal["shared", "own"] = Field(
+        "shared", description="heads share a target (aggregated), or each follows its own target head"
+    )
+    hard_copy: bool = Field(True, description="the target critic starts equal to the critic, not at random")
+    tau: float = Field(0.02, gt=0, le=1, description="share that the target critic moves per update (Polyak)")
+    heads: int = Field(2, ge=1, description="heads of each kind; two are the paper's twins, more an ensemble")
+    aggregate: Aggregate = Field("mean", description="how heads become one value; pessimistic: mean less deviation")
+    q_widths: list[Annotated[int, Field(ge=0)]] = Field([128, 128], description="Q: hidden layers; 0 is the input's")
+    v_widths: list[Annotated[int, Field(ge=0)]] = Field([128, 128], description="V: hidden layers; 0 is the input's")
+    activation: Literal["gelu", "relu"] = Field("gelu", description="between the layers of a head")
+    layer_norm: bool = Field(True, description="LayerNorm after each hidden layer")
+    dropout: float = Field(0.3, ge=0, lt=1, description="share of the input features that an update leaves out")
+    normalise: Normalise = Field("standardise", description="what becomes of features first")
+    conservative: float = Field(
+        0.1, ge=0, description="weight of keeping Q of untried candidates below that of executed actions (CQL)"
+    )
+    conservative_temperature: float = Field(0.1, gt=0, description="CQL: of the soft maximum, in units of Q")
     steps: int = Field(1000, ge=1, description="updates")
     batch: int = Field(256, ge=1, description="transitions per update")
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate (AdamW)")
     weight_decay: float = Field(0.01, ge=0, description="weight decay")
-    gamma: float = Field(0.9, gt=0, le=1, description="discount per step")
-    n_step: int = Field(5, ge=0, description="steps before the bootstrap; 1 is the paper's, 0 runs to the end")
-    tau: float = Field(0.02, gt=0, le=1, description="share that the target critic moves per update (Polyak)")
-    width: int = Field(128, ge=1, description="width of the heads' hidden layers")
-    depth: int = Field(2, ge=1, description="number of hidden layers")
-    aggregate: Literal["min", "mean"] = Field("min", description="how the twins become one value")
+    schedule: Schedule = Field("linear", description="from the peak to a tenth of it, or constant")
+    warmup: int = Field(0, ge=0, description="updates over which the rate rises")
+    clip: float = Field(0.0, ge=0, description="largest norm of the gradient; 0 is none")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the heads' arithmetic in training")
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> CriticSettings:
+        if self.low >= self.high:
+            raise ValueError(f"low={self.low:g} must lie below high={self.high:g}")
+        if self.aggregate == "pessimistic" and self.heads == 1:
+            raise ValueError("aggregate=pessimistic takes the deviation over the heads: set heads to 2 or more")
+        if self.objective == "mc" and self.backup_support > 1:
+            raise ValueError("objective=mc has no backups: leave backup_support at 1")
+        if self.backup == "executed" and self.backup_support > 1:
+            raise ValueError("backup=executed uses no candidates: leave backup_support at 1")
+        return self
 
 
 class PolicySettings(Section):
     """Best-of-N extraction and imitation."""
 
+    n: int = Field(0, ge=0, description="candidates that best-of-N chooses from, drawn from the K; 0 is all")
+    keep_executed: bool = Field(False, description="the executed action is always among the N")
     margin: float = Field(0.0, description="least Q - V of what is imitated")
     min_support: int = Field(3, ge=1, description="a candidate must be drawn so often of K")
     support_radius: float = Field(0.05, ge=0, description="touches within this distance count as one action")
@@ -160,6 +211,9 @@ class LearnerSettings(Section):
 class RunSettings(Section):
     """A whole run of the recipe."""
 
+    preset: Literal["default", "paper", "legacy"] = Field(
+        "default", description="what the values that are not given are: ours, the paper's, or its released code's"
+    )
     seed: int = Field(0, ge=0, description="decides tasks, samples and initial weights")
     tasks: TaskSettings = Field(default_factory=TaskSettings)
     devices: DeviceSettings = Field(default_factory=DeviceSettings)
@@ -173,11 +227,20 @@ class RunSettings(Section):
     evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
     learner: LearnerSettings = Field(default_factory=LearnerSettings)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_is_below(cls, data: Any) -> Any:
+        return with_preset(data) if isinstance(data, Mapping) else data
+
     @model_validator(mode="after")
     def _support_fits(self) -> RunSettings:
-        if self.policy.min_support > self.candidates.k:
-            raise ValueError(
-                f"policy.min_support={self.policy.min_support} can never be reached "
-                f"with candidates.k={self.candidates.k}"
-            )
+        k, n = self.candidates.k, self.policy.n
+        if n > k:
+            raise ValueError(f"policy.n={n} candidates cannot be drawn from candidates.k={k}")
+        for name, least, most in (
+            ("policy.min_support", self.policy.min_support, n or k),
+            ("critic.backup_support", self.critic.backup_support, k),
+        ):
+            if least > most:
+                raise ValueError(f"{name}={least} can never be reached with {most} samples of a state")
         return self

@@ -1,8 +1,8 @@
 """What the critic trains on: features of states and candidates, and which belong together.
 
 States are all ``T + 1`` observations of all episodes, since a truncated episode bootstraps from its last one.
-Transitions are the ``T`` actions. Candidates of a state are rows of one table, padded to ``K`` columns by index, where
-padding has weight 0. The features themselves are referred to, not copied.
+Transitions are the ``T`` actions. Candidates of a state are rows of one table, padded to ``K`` columns with row -1
+of weight 0. The features themselves are referred to, not copied.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class CriticData:
         action_features: f(s, a), ``[A, action_dim]``.
         state, action: Rows of each transition's state and executed action in them, ``[n]``.
         reward, discount, successor: Its n-step reward, and the discount and row of its bootstrap state, ``[n]``.
-        candidates, weights: Rows and probabilities of its state's candidates, ``[n, K]``.
+        returns: The discounted sum of all rewards from it on, ``[n]``.
+        candidates, weights: Rows and probabilities of its state's candidates, ``[n, K]``; padding is -1 and 0.
     """
 
     state_features: torch.Tensor
@@ -56,6 +57,7 @@ class CriticData:
     reward: torch.Tensor
     discount: torch.Tensor
     successor: torch.Tensor
+    returns: torch.Tensor
     candidates: torch.Tensor
     weights: torch.Tensor
 
@@ -70,8 +72,16 @@ def build(
     *,
     gamma: float,
     steps: int,
+    truncated_ends: bool = False,
 ) -> CriticData:
     """Flattens episodes into transitions with ``steps``-step targets.
+
+    Args:
+        frames: The episodes.
+        state_features, action_features: What their rows refer to.
+        gamma: Discount.
+        steps: See ``n_step``.
+        truncated_ends: Whether the last state of a truncated episode is worth nothing, as in the released code.
 
     Raises:
         StoreError: there is no transition, a state has no candidates, or a reward or feature is not finite.
@@ -86,10 +96,12 @@ def build(
     reward: list[float] = []
     discount: list[float] = []
     successor: list[int] = []
+    returns: list[float] = []
     rows: list[Sequence[int]] = []
     weights: list[Sequence[float]] = []
     for frame in frames:
-        targets = n_step(frame.rewards, terminal=frame.terminal, gamma=gamma, steps=steps)
+        targets = n_step(frame.rewards, terminal=frame.terminal or truncated_ends, gamma=gamma, steps=steps)
+        returns += n_step(frame.rewards, terminal=True, gamma=gamma, steps=0).reward
         reward += targets.reward
         discount += targets.discount
         successor += [frame.states[index] for index in targets.successor]
@@ -103,7 +115,7 @@ def build(
     if not all(rows):
         raise StoreError("a state has no candidates: run digiq candidates")
     width = max(len(row) for row in rows)
-    padded = torch.zeros((len(rows), width), dtype=torch.long)
+    padded = torch.full((len(rows), width), -1)
     shares = torch.zeros((len(rows), width))
     for index, (row, weight) in enumerate(zip(rows, weights, strict=True)):
         padded[index, : len(row)] = torch.tensor(row, dtype=torch.long)
@@ -116,6 +128,7 @@ def build(
         reward=rewards,
         discount=torch.tensor(discount, dtype=torch.float32),
         successor=torch.tensor(successor),
+        returns=torch.tensor(returns, dtype=torch.float32),
         candidates=padded,
         weights=shares,
     )

@@ -1,107 +1,197 @@
-"""Q and V heads: small multi-layer perceptrons on standardised features, and the critic that holds twins of both."""
+"""Q and V heads: small multi-layer perceptrons on normalised features, and the critic that holds several of both."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import torch
 from torch import nn
 
-from digiq_ray.core.errors import ConfigError
+from digiq_ray.core.settings import Aggregate, Loss, Normalise
+from digiq_ray.critic.losses import readout
+
+_ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 
 @dataclass(frozen=True, slots=True)
 class HeadShape:
-    """Width and depth of a head's hidden layers."""
+    """The hidden layers of a head.
 
-    width: int = 256
-    depth: int = 2
+    Attributes:
+        widths: Of each hidden layer; 0 is the width of the input.
+        activation: ``gelu`` or ``relu``.
+        layer_norm: Whether a LayerNorm follows each activation.
+        dropout: Share of the input features that training leaves out at random.
+    """
+
+    widths: tuple[int, ...] = (128, 128)
+    activation: str = "gelu"
+    layer_norm: bool = True
+    dropout: float = 0.0
 
 
-class Standardise(nn.Module):
-    """Centres and scales each feature by the training data's mean and deviation, clamped to +-6 deviations."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CriticShape:
+    """All that is needed to build a critic.
+
+    Attributes:
+        state_dim, action_dim: Lengths of f(s) and f(s, a).
+        q, v: Shapes of the heads.
+        heads: How many of each there are; 2 are the paper's twins.
+        aggregate: How their values become one: ``min``, ``mean``, ``max``, or ``pessimistic`` (mean less deviation).
+        loss: What trains them, which decides how an output reads as a value (see ``losses``).
+        bins: Outputs of a head where values are histograms.
+        low, high: Range of values where the loss bounds them.
+        normalise: What becomes of the features: ``standardise``, ``whiten`` (decorrelated too) or ``none``.
+    """
+
+    state_dim: int
+    action_dim: int
+    q: HeadShape = HeadShape()
+    v: HeadShape = HeadShape()
+    heads: int = 2
+    aggregate: Aggregate = "min"
+    loss: Loss = "mse"
+    bins: int = 51
+    low: float = 0.0
+    high: float = 1.0
+    normalise: Normalise = "standardise"
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON; ``from_json`` of it is equal."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Reads ``to_json``.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        heads = {name: HeadShape(**{**data[name], "widths": tuple(data[name]["widths"])}) for name in ("q", "v")}
+        return cls(**{**data, **heads})
+
+
+class Normaliser(nn.Module):
+    """Centres features by the training data's mean and scales them, clamped to +-6 deviations.
+
+    Args:
+        dim: Length of a feature.
+        kind: ``standardise`` scales each by its deviation, ``whiten`` all by the inverse square root of their
+            covariance (ZCA), ``none`` leaves them as they are.
+    """
 
     mean: torch.Tensor
     scale: torch.Tensor
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, kind: Normalise = "standardise") -> None:
         super().__init__()
+        self.kind = kind
         self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("scale", torch.ones(dim))
+        self.register_buffer("scale", torch.eye(dim) if kind == "whiten" else torch.ones(dim))
 
     def fit(self, features: torch.Tensor) -> None:
-        """Takes mean and deviation from ``[n, dim]`` features."""
+        """Takes what it needs from ``[n, dim]`` features."""
+        if self.kind == "none":
+            return
         self.mean.copy_(features.mean(0))
-        self.scale.copy_(features.std(0, unbiased=False) + 1e-3)
+        if self.kind == "standardise":
+            self.scale.copy_(features.std(0, unbiased=False) + 1e-3)
+            return
+        centred = (features - self.mean).double()
+        values, vectors = torch.linalg.eigh(centred.T @ centred / len(features))
+        floor = 1e-3 * values.max().clamp_min(1e-6)
+        self.scale.copy_(vectors @ torch.diag((values.clamp_min(0.0) + floor).rsqrt()) @ vectors.T)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Standardised features of the same shape."""
-        return ((features - self.mean) / self.scale).clamp(-6.0, 6.0)
+        """Normalised features of the same shape."""
+        if self.kind == "none":
+            return features
+        centred = features - self.mean
+        scaled = centred @ self.scale if self.kind == "whiten" else centred / self.scale
+        return scaled.clamp(-6.0, 6.0)
 
 
-def make_head(dim: int, shape: HeadShape) -> nn.Sequential:
-    """``[.., dim]`` features to ``[.., 1]`` values: linear, GELU and LayerNorm for each hidden layer."""
-    layers: list[nn.Module] = []
-    for _ in range(shape.depth):
-        layers += [nn.Linear(dim, shape.width), nn.GELU(), nn.LayerNorm(shape.width)]
-        dim = shape.width
-    return nn.Sequential(*layers, nn.Linear(dim, 1))
+def make_head(dim: int, shape: HeadShape, outputs: int = 1) -> nn.Sequential:
+    """``[.., dim]`` features to ``[.., outputs]``: dropout; linear, activation and norm per hidden layer; linear."""
+    layers: list[nn.Module] = [nn.Dropout(shape.dropout)] if shape.dropout else []
+    for width in shape.widths:
+        layers += [nn.Linear(dim, width or dim), _ACTIVATIONS[shape.activation]()]
+        dim = width or dim
+        layers += [nn.LayerNorm(dim)] if shape.layer_norm else []
+    return nn.Sequential(*layers, nn.Linear(dim, outputs))
 
 
-class Twins(nn.Module):
-    """Two independent heads on one kind of feature."""
+class Heads(nn.Module):
+    """Independent heads on one kind of feature."""
 
-    def __init__(self, dim: int, shape: HeadShape) -> None:
+    def __init__(self, dim: int, shape: HeadShape, critic: CriticShape) -> None:
         super().__init__()
-        self.standardise = Standardise(dim)
-        self.heads = nn.ModuleList(make_head(dim, shape) for _ in range(2))
+        self.readout = readout(critic.loss, bins=critic.bins, low=critic.low, high=critic.high)
+        self.normalise = Normaliser(dim, critic.normalise)
+        made = [make_head(dim, shape, self.readout.outputs) for _ in range(critic.heads)]
+        for head in made:
+            self.readout.start(head[-1])
+        self.heads = nn.ModuleList(made)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Values of both heads, ``[2, n]`` for ``[n, dim]`` features."""
-        inputs = self.standardise(features)
-        return torch.stack([head(inputs)[..., 0] for head in self.heads])
+        """Outputs of all heads, ``[heads, n, outputs]`` for ``[n, dim]`` features; what the loss takes."""
+        inputs = self.normalise(features)
+        return torch.stack([head(inputs) for head in self.heads])
+
+    def values(self, features: torch.Tensor) -> torch.Tensor:
+        """Values of all heads, ``[heads, n]``."""
+        return self.readout.values(self(features))
 
 
 class Critic(nn.Module):
-    """Twin Q heads on f(s, a) and twin V heads on f(s).
+    """Q heads on f(s, a) and V heads on f(s).
 
     Args:
-        state_dim, action_dim: Lengths of f(s) and f(s, a).
-        shape: Shape of all heads.
-        aggregate: How the twins become one value, in targets and for all who use the critic: ``min`` or ``mean``.
+        shape: Of everything.
         seed: Decides the initial weights.
-
-    Raises:
-        ConfigError: ``aggregate`` is neither.
     """
 
-    def __init__(
-        self, *, state_dim: int, action_dim: int, shape: HeadShape | None = None, aggregate: str = "min", seed: int = 0
-    ) -> None:
+    def __init__(self, shape: CriticShape, *, seed: int = 0) -> None:
         super().__init__()
-        if aggregate not in ("min", "mean"):
-            raise ConfigError(f"critic.aggregate={aggregate!r}: it must be min or mean")
-        self.aggregate = aggregate
+        self.shape = shape
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.q_heads = Twins(action_dim, shape or HeadShape())
-            self.v_heads = Twins(state_dim, shape or HeadShape())
-
-    def _one(self, values: torch.Tensor) -> torch.Tensor:
-        return values.amin(0) if self.aggregate == "min" else values.mean(0)
+            self.q_heads = Heads(shape.action_dim, shape.q, shape)
+            self.v_heads = Heads(shape.state_dim, shape.v, shape)
 
     def q(self, features: torch.Tensor) -> torch.Tensor:
         """Q values ``[n]`` of f(s, a)."""
-        return self._one(self.q_heads(features))
+        return aggregated(self.q_heads.values(features), self.shape.aggregate)
 
     def v(self, features: torch.Tensor) -> torch.Tensor:
         """V values ``[n]`` of f(s)."""
-        return self._one(self.v_heads(features))
+        return aggregated(self.v_heads.values(features), self.shape.aggregate)
 
-    def target(self) -> Critic:
-        """A frozen copy: the target critic starts equal to the critic."""
-        return copy.deepcopy(self).requires_grad_(False)
+    def target(self, *, seed: int | None = None) -> Critic:
+        """A frozen critic to bootstrap from.
+
+        Args:
+            seed: ``None`` copies this one (it starts equal); else it starts from weights of its own, as the released
+                code's does.
+        """
+        made = copy.deepcopy(self)
+        if seed is not None:
+            made = Critic(self.shape, seed=seed)
+            for kept, given in zip(made.buffers(), self.buffers(), strict=True):
+                kept.copy_(given)
+        return made.eval().requires_grad_(False)
+
+
+def aggregated(values: torch.Tensor, how: Aggregate) -> torch.Tensor:
+    """``[heads, n]`` values as one ``[n]``; see ``CriticShape.aggregate``."""
+    if how == "pessimistic":
+        return values.mean(0) - values.std(0, unbiased=False)
+    if how == "mean":
+        return values.mean(0)
+    return values.amin(0) if how == "min" else values.amax(0)
 
 
 @torch.no_grad()

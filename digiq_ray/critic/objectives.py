@@ -4,7 +4,8 @@
 ``J_V = (V(f(s)) - E_{a' ~ candidates} Q_target(f(s, a')))^2``
 
 A truncated step is no end of the task: it bootstraps. With ``n`` steps the reward is the discounted sum of up to ``n``
-rewards and the bootstrap comes from the state after them; ``n = 1`` is the paper's.
+rewards and the bootstrap comes from the state after them; ``n = 1`` is the paper's. How an error is measured is in
+``losses``.
 """
 
 from __future__ import annotations
@@ -16,24 +17,36 @@ import torch
 
 
 def q_target(reward: torch.Tensor, discount: torch.Tensor, next_value: torch.Tensor) -> torch.Tensor:
-    """``r + discount * V(s')``, all ``[n]``; ``discount`` is ``gamma^n``, or 0 where the episode is terminal."""
+    """``r + discount * V(s')``, all ``[n]``; ``discount`` is ``gamma^n``, or 0 where the episode is terminal.
+
+    ``next_value`` may also be ``[heads, n]``, and then the target is.
+    """
     return reward + discount * next_value
 
 
 def expected_q(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Expectation over candidates: ``values`` and ``weights`` are ``[n, K]``, the weights of a row sum to 1."""
+    """Expectation over candidates: ``[.., n, K]`` values with ``[n, K]`` weights that sum to 1 in each row."""
     return (values * weights).sum(-1)
 
 
-def twin_mse(values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Sum over the twins ``[2, n]`` of the mean squared error against one target ``[n]``.
+def conservatism(
+    values: torch.Tensor, present: torch.Tensor, executed: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """How far the candidates' Q lies above that of the executed actions (CQL, arXiv 2006.04779, equation 4).
 
-    Raises:
-        ValueError: the shapes would broadcast into something else (the original code's ``(B, 1)`` against ``(B,)``).
+    Made small, Q of actions that were sampled but never tried cannot stand out by chance.
+
+    Args:
+        values: Q of the candidates, ``[heads, n, K]``.
+        present: Which of them are candidates and not padding, ``[n, K]``.
+        executed: Q of the executed actions, ``[heads, n]``.
+        temperature: Of the soft maximum over candidates, in units of Q.
+
+    Returns:
+        Sum over the heads of the mean over states.
     """
-    if values.dim() != 2 or values.shape[1:] != target.shape:
-        raise ValueError(f"twin values {tuple(values.shape)} do not fit a target {tuple(target.shape)}")
-    return (values - target).square().mean(1).sum()
+    logits = (values / temperature).masked_fill(~present, -torch.inf)
+    return (temperature * torch.logsumexp(logits, -1) - executed).mean(1).sum()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Offline TD training of the critic: one step reads like the paper.
+"""Offline training of the critic: one step reads like the paper.
 
 Every batch is drawn from (seed, step), so training that was stopped goes on exactly where it was. A step gathers the
 features of one batch of transitions and of all candidates of their states, which is what bounds it.
@@ -6,37 +6,36 @@ features of one batch of transitions and of all candidates of their states, whic
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
+from digiq_ray.core.settings import CriticSettings
 from digiq_ray.critic.dataset import CriticData
-from digiq_ray.critic.heads import Critic, polyak
-from digiq_ray.critic.objectives import expected_q, q_target, twin_mse
-
-
-@dataclass(frozen=True, slots=True)
-class CriticSettings:
-    """Numbers of the critic's training."""
-
-    steps: int
-    batch: int
-    learning_rate: float
-    weight_decay: float
-    tau: float
-    seed: int
+from digiq_ray.critic.heads import Critic, Heads, aggregated, polyak
+from digiq_ray.critic.objectives import conservatism, expected_q, q_target
+from digiq_ray.critic.schedules import schedule
 
 
 class CriticTrainer:
-    """Trains Q and V together on ``data``; ``target`` is their delayed copy, equal to them at the start."""
+    """Trains Q and V together on ``data``; ``target`` is their delayed copy.
 
-    def __init__(self, critic: Critic, data: CriticData, settings: CriticSettings) -> None:
-        self.critic, self.target, self.data, self.settings = critic, critic.target(), data, settings
+    Args:
+        critic: What is trained; it must be built for ``settings.loss``.
+        data: Transitions and their candidates.
+        settings: See ``core.settings.CriticSettings``.
+        seed: Decides the batches.
+    """
+
+    def __init__(self, critic: Critic, data: CriticData, settings: CriticSettings, *, seed: int) -> None:
+        self.critic, self.data, self.settings, self._seed = critic.train(), data, settings, seed
+        self.target = critic.target(seed=None if settings.hard_copy else seed + 1)
         self.steps = settings.steps
         self.optimizer = torch.optim.AdamW(
             critic.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
+        self._rate = schedule(settings.schedule, settings.learning_rate, settings.steps, settings.warmup)
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """What a checkpoint holds."""
@@ -44,32 +43,70 @@ class CriticTrainer:
 
     def step(self, index: int) -> dict[str, float]:
         """One update on one batch; returns that batch's root mean squared errors and mean values."""
-        data, target = self.data, self.target
-        rng = np.random.default_rng([self.settings.seed, index])
-        rows = torch.from_numpy(rng.integers(len(data), size=self.settings.batch))
-
-        with torch.no_grad():
-            next_value = target.v(data.state_features[data.successor[rows]])
-            y_q = q_target(data.reward[rows], data.discount[rows], next_value)
-            candidates = data.candidates[rows]
-            used = data.weights[rows] > 0
-            values = torch.zeros(candidates.shape)
-            values[used] = target.q(data.action_features[candidates[used]])
-            y_v = expected_q(values, data.weights[rows])
-
-        q = self.critic.q_heads(data.action_features[data.action[rows]])
-        v = self.critic.v_heads(data.state_features[data.state[rows]])
-        q_loss, v_loss = twin_mse(q, y_q), twin_mse(v, y_v)
-
+        rng = np.random.default_rng([self._seed, index])
+        rows = torch.from_numpy(rng.integers(len(self.data), size=self.settings.batch))
+        y_q, y_v = self._targets(rows)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            q_out, v_out, conservative = self._outputs(rows)
+        q_heads, v_heads = self.critic.q_heads, self.critic.v_heads
+        q_out, v_out = q_out.float(), v_out.float()
+        loss = q_heads.readout.error(q_out, y_q) + v_heads.readout.error(v_out, y_v)
+        loss = loss + self.settings.conservative * conservative
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * (1.0 - 0.9 * index / self.steps)
+            group["lr"] = self._rate(index)
         self.optimizer.zero_grad(set_to_none=True)
-        (q_loss + v_loss).backward()
+        loss.backward()
+        if self.settings.clip:
+            torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self.settings.clip)
         self.optimizer.step()
         polyak(self.target, self.critic, self.settings.tau)
-        return {
-            "td_error": float(q_loss.detach() / 2) ** 0.5,
-            "v_error": float(v_loss.detach() / 2) ** 0.5,
-            "q_mean": float(q.detach().mean()),
-            "v_mean": float(v.detach().mean()),
-        }
+        with torch.no_grad():
+            q, v = q_heads.readout.values(q_out), v_heads.readout.values(v_out)
+            return {
+                "td_error": float((q - y_q).square().mean()) ** 0.5,
+                "v_error": float((v - y_v).square().mean()) ** 0.5,
+                "q_mean": float(q.mean()),
+                "v_mean": float(v.mean()),
+                "conservatism": float(conservative),
+            }
+
+    @torch.no_grad()
+    def _targets(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Targets of Q and V, ``[n]``, or ``[heads, n]`` where each head follows its own target head."""
+        data, target = self.data, self.target
+        if self.settings.objective == "mc":
+            returns = data.returns[rows]
+            y = (returns > 0).float() if self.settings.loss == "logistic" else returns
+            return y, y
+        next_value = self._one(target.v_heads, data.state_features[data.successor[rows]])
+        y_q = q_target(data.reward[rows], data.discount[rows], next_value)
+        if self.settings.backup == "executed":
+            return y_q, self._one(target.q_heads, data.action_features[data.action[rows]])
+        weights = data.weights[rows]
+        values = self._padded(rows, weights > 0, lambda features: self._one(target.q_heads, features))
+        return y_q, expected_q(values, weights)
+
+    def _outputs(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Outputs of all heads for the executed actions and the states, and how far candidates stand out."""
+        data, critic = self.data, self.critic
+        q_out = critic.q_heads(data.action_features[data.action[rows]])
+        v_out = critic.v_heads(data.state_features[data.state[rows]])
+        if not self.settings.conservative:
+            return q_out, v_out, torch.zeros(())
+        present = data.candidates[rows] >= 0
+        values = self._padded(rows, present, critic.q_heads.values)
+        executed = critic.q_heads.readout.values(q_out)
+        return q_out, v_out, conservatism(values, present, executed, self.settings.conservative_temperature)
+
+    def _one(self, heads: Heads, features: torch.Tensor) -> torch.Tensor:
+        values = heads.values(features)
+        return values if self.settings.targets == "own" else aggregated(values, self.critic.shape.aggregate)
+
+    def _padded(
+        self, rows: torch.Tensor, present: torch.Tensor, values_of: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """Values of the candidates of ``rows``, ``[.., n, K]``, 0 where ``present`` says that there is none."""
+        values = values_of(self.data.action_features[self.data.candidates[rows][present]])
+        padded = values.new_zeros((*values.shape[:-1], *present.shape))
+        padded[..., present] = values
+        return padded

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digiq_ray.core.rng import seed_of
-from digiq_ray.core.settings import RunSettings
+from digiq_ray.core.settings import CriticSettings, RunSettings
 from digiq_ray.critic.dataset import build
-from digiq_ray.critic.heads import Critic, HeadShape
-from digiq_ray.critic.training import CriticSettings, CriticTrainer
+from digiq_ray.critic.heads import Critic, CriticShape, HeadShape
+from digiq_ray.critic.training import CriticTrainer
 from digiq_ray.diagnostics.sensitivity import action_sensitivity
 from digiq_ray.learner.data import (
     FeatureIndex,
@@ -43,34 +43,18 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str
     played, index = outlines(EpisodeStore(paths.episodes)), FeatureIndex.open(paths.features)
     episodes, candidates = learnable(played, candidates_by_state(CandidateStore(paths.candidates)), index)
     data = build(
-        list(frames(episodes, candidates, index)),
+        list(frames(episodes, candidates, index, min_support=chosen.backup_support)),
         tensor(index.state_view),
         tensor(index.action_view),
         gamma=chosen.gamma,
         steps=chosen.n_step,
+        truncated_ends=chosen.truncation == "end",
     )
-    seed, shape = seed_of("critic", settings.seed), HeadShape(chosen.width, chosen.depth)
-    critic = Critic(
-        state_dim=index.state_view.dim,
-        action_dim=index.action_view.dim,
-        shape=shape,
-        aggregate=chosen.aggregate,
-        seed=seed,
-    )
-    critic.v_heads.standardise.fit(data.state_features)
-    critic.q_heads.standardise.fit(data.action_features)
-    trainer = CriticTrainer(
-        critic,
-        data,
-        CriticSettings(
-            steps=chosen.steps,
-            batch=chosen.batch,
-            learning_rate=chosen.learning_rate,
-            weight_decay=chosen.weight_decay,
-            tau=chosen.tau,
-            seed=seed,
-        ),
-    )
+    seed = seed_of("critic", settings.seed)
+    critic = Critic(shape_of(chosen, index.state_view.dim, index.action_view.dim), seed=seed)
+    critic.v_heads.normalise.fit(data.state_features)
+    critic.q_heads.normalise.fit(data.action_features)
+    trainer = CriticTrainer(critic, data, chosen, seed=seed)
     figures = train(
         trainer,
         name="critic",
@@ -79,10 +63,11 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str
         every=10 * settings.learner.checkpoint_every,
         on_step=on_step,
     )
+    critic.eval()
     q_all = values_of(critic.q, index.action_view)
     executed = q_all[data.action.numpy()]
     won = np.repeat([episode.success for episode in episodes], [len(episode.actions) for episode in episodes])
-    save_critic(critic, shape, paths.model("critic"))
+    save_critic(critic, paths.model("critic"))
     return {
         "rows": len(data),
         "episodes_left_out": len(played) - len(episodes),
@@ -95,6 +80,27 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str
         "q_success": _thinned(executed[won]),
         "q_failure": _thinned(executed[~won]),
     }
+
+
+def shape_of(chosen: CriticSettings, state_dim: int, action_dim: int) -> CriticShape:
+    """The critic that the settings ask for, on features of these lengths."""
+
+    def head(widths: list[int]) -> HeadShape:
+        return HeadShape(tuple(widths), chosen.activation, chosen.layer_norm, chosen.dropout)
+
+    return CriticShape(
+        state_dim=state_dim,
+        action_dim=action_dim,
+        q=head(chosen.q_widths),
+        v=head(chosen.v_widths),
+        heads=chosen.heads,
+        aggregate=chosen.aggregate,
+        loss=chosen.loss,
+        bins=chosen.bins,
+        low=chosen.low,
+        high=chosen.high,
+        normalise=chosen.normalise,
+    )
 
 
 def _thinned(values: NDArray[np.float64], most: int = 400) -> list[float]:

@@ -157,9 +157,18 @@ def learnable(
 
 
 def frames(
-    episodes: Sequence[EpisodeOutline], candidates: Mapping[StateKey, StateCandidates], index: FeatureIndex
+    episodes: Sequence[EpisodeOutline],
+    candidates: Mapping[StateKey, StateCandidates],
+    index: FeatureIndex,
+    *,
+    min_support: int = 1,
 ) -> Iterator[EpisodeFrame]:
     """The critic's view of each episode.
+
+    Args:
+        episodes: Those to learn from.
+        candidates, index: Their candidates, and where features are.
+        min_support: V averages over candidates that were drawn so often, and over all where none was.
 
     Raises:
         StoreError: a state or an action has no feature, or a state no candidates.
@@ -176,12 +185,18 @@ def frames(
                 candidates=[
                     [index.actions[name, step, text] for text in one.texts] for step, one in enumerate(options)
                 ],
-                weights=[list(shares(one.counts)) for one in options],
+                weights=[list(shares(supported(one.counts, min_support))) for one in options],
             )
         except KeyError as missing:
             raise StoreError(
                 f"episode {name} has no candidates or features for {missing}: run digiq candidates and digiq embed"
             ) from missing
+
+
+def supported(counts: Sequence[int], least: int) -> Sequence[int]:
+    """Counts with those below ``least`` as 0; all of them if none reaches it."""
+    kept = [count if count >= least else 0 for count in counts]
+    return kept if any(kept) else counts
 
 
 def shares(counts: Sequence[int]) -> NDArray[np.float64]:

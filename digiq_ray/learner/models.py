@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from digiq_ray.core.errors import StoreError
-from digiq_ray.critic.heads import Critic, HeadShape
+from digiq_ray.critic.heads import Critic, CriticShape
 from digiq_ray.learner.directories import publish_directory
 from digiq_ray.vlm.features import FeatureExtractor, Pooling
 from digiq_ray.vlm.model import Vlm
@@ -39,15 +39,12 @@ def cached_extractor(model: str, layer: int, pooling: str) -> FeatureExtractor:
     return FeatureExtractor(Vlm.load(resolve(model), device=_device()), layer=layer, pooling=Pooling(pooling))
 
 
-def save_critic(critic: Critic, shape: HeadShape, directory: Path) -> None:
+def save_critic(critic: Critic, directory: Path) -> None:
     """Publishes a critic as safetensors with its shape beside it."""
 
     def write(hidden: Path) -> None:
         save_file(critic.state_dict(), hidden / "critic.safetensors")
-        state_dim = int(critic.v_heads.standardise.mean.shape[0])
-        action_dim = int(critic.q_heads.standardise.mean.shape[0])
-        card = {"state_dim": state_dim, "action_dim": action_dim, "width": shape.width, "depth": shape.depth}
-        (hidden / "critic.json").write_text(json.dumps({**card, "aggregate": critic.aggregate}))
+        (hidden / "critic.json").write_text(json.dumps(critic.shape.to_json()))
 
     publish_directory(directory, write)
 
@@ -59,13 +56,7 @@ def load_critic(directory: Path) -> Critic:
         StoreError: there is none, or it is broken.
     """
     try:
-        card = json.loads((directory / "critic.json").read_text())
-        critic = Critic(
-            state_dim=card["state_dim"],
-            action_dim=card["action_dim"],
-            shape=HeadShape(card["width"], card["depth"]),
-            aggregate=card["aggregate"],
-        )
+        critic = Critic(CriticShape.from_json(json.loads((directory / "critic.json").read_text())))
         critic.load_state_dict(load_file(directory / "critic.safetensors"))
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:120]

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from digiq_ray.core.errors import StoreError
 from digiq_ray.core.rng import seed_of, uniforms
 from digiq_ray.core.settings import RunSettings
@@ -26,7 +28,7 @@ from digiq_ray.learner.directories import publish_directory
 from digiq_ray.learner.models import load_critic, resolve
 from digiq_ray.learner.paths import RunPaths
 from digiq_ray.learner.training import OnStep, train
-from digiq_ray.policy.best_of_n import Choice, StateCandidates, best_of_n, random_candidate
+from digiq_ray.policy.best_of_n import Choice, StateCandidates, best_of_n, draw, random_candidate
 from digiq_ray.policy.imitation import ImitationSettings, ImitationTrainer, Item
 from digiq_ray.store.candidates import CandidateStore
 from digiq_ray.store.episodes import EpisodeStore
@@ -66,6 +68,25 @@ def _options(
         for step in range(len(episode.actions)):
             key = (episode.episode_id, step)
             yield key, candidates[key]
+
+
+def _drawn(
+    episodes: list[EpisodeOutline], candidates: Mapping[StateKey, StateCandidates], settings: RunSettings
+) -> dict[StateKey, StateCandidates]:
+    """The N candidates of each state, drawn from its K."""
+    chosen = settings.policy
+    if not chosen.n:
+        return dict(candidates)
+    executed = {(one.episode_id, step): text for one in episodes for step, text in enumerate(one.actions)}
+    return {
+        key: draw(
+            options,
+            chosen.n,
+            np.random.default_rng(seed_of("best of n", settings.seed, *key)),
+            keep=executed[key] if chosen.keep_executed else None,
+        )
+        for key, options in _options(episodes, candidates)
+    }
 
 
 def digi_q_targets(choices: Mapping[StateKey, Choice], candidates: Mapping[StateKey, StateCandidates]) -> Targets:
@@ -109,6 +130,7 @@ def targets_of(method: str, root: Path, settings: RunSettings) -> tuple[Targets,
     if method == "filtered_bc":
         targets = filtered_bc_targets(episodes, candidates)
     else:
+        candidates = _drawn(episodes, candidates, settings)
         choices = best_of_n_choices(episodes, candidates, index, root, settings)
         targets = digi_q_targets(choices, candidates)
         kept = [one for one in choices.values() if one.index is not None]

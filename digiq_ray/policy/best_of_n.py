@@ -8,7 +8,7 @@ as one action. A state whose candidates are all rarer keeps its most frequent on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,26 @@ class StateCandidates:
         rows = zip(self.texts, self.actions, self.counts, kept, strict=True)
         left = [(text, action, count) for text, action, count, keep in rows if keep]
         return StateCandidates([row[0] for row in left], [row[1] for row in left], [row[2] for row in left])
+
+
+def draw(
+    candidates: StateCandidates, n: int, generator: np.random.Generator, *, keep: str | None = None
+) -> StateCandidates:
+    """``n`` of the samples, drawn without replacement: what best-of-N chooses from.
+
+    Args:
+        candidates: All samples of a state.
+        n: How many; with as many or fewer samples, or 0, all stay.
+        generator: Decides which.
+        keep: Text of a candidate that takes one of the places for certain, if it is one.
+    """
+    counts = np.array(candidates.counts, dtype=np.int64)
+    if n and counts.sum() > n:
+        certain = [text == keep for text in candidates.texts]
+        free = counts - np.array(certain) * (counts > 0)
+        counts = generator.multivariate_hypergeometric(free, n - any(certain)) + np.array(certain)
+    chosen = replace(candidates, counts=counts.tolist())
+    return chosen.only([count > 0 or text == keep for count, text in zip(counts, candidates.texts, strict=True)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,9 +47,18 @@ def test_several_steps_reach_no_further_than_their_episode():
     assert data.discount.tolist() == [0.0, 0.0, 0.5]
 
 
-def test_candidates_are_padded_with_weight_0():
+def test_in_the_released_codes_way_a_truncated_end_is_worth_nothing():
+    data = build([TERMINAL, TRUNCATED], STATES, ACTIONS, gamma=0.5, steps=1, truncated_ends=True)
+    assert data.discount.tolist() == [0.5, 0.0, 0.0]
+
+
+def test_returns_sum_up_all_that_follows_without_a_bootstrap():
+    assert built(TERMINAL, TRUNCATED).returns.tolist() == [0.5, 1.0, 0.0]
+
+
+def test_candidates_are_padded_with_no_row_and_weight_0():
     data = built(TERMINAL, TRUNCATED)
-    assert data.candidates.tolist() == [[3, 1, 2], [0, 0, 0], [1, 2, 0]]
+    assert data.candidates.tolist() == [[3, 1, 2], [0, -1, -1], [1, 2, -1]]
     assert data.weights.tolist() == [[0.5, 0.25, 0.25], [1.0, 0.0, 0.0], [0.75, 0.25, 0.0]]
 
 

@@ -1,12 +1,14 @@
 """The objectives as functions: targets of n steps, expectations over candidates, errors of twins."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from digiq_ray.core.episodes import discounted_returns
-from digiq_ray.critic.objectives import expected_q, n_step, q_target, twin_mse
+from digiq_ray.critic.objectives import conservatism, expected_q, n_step, q_target
 
 rewards_lists = st.lists(st.floats(-2, 2), min_size=1, max_size=12)
 gammas = st.floats(0.1, 1.0)
@@ -75,17 +77,18 @@ def test_the_expectation_weighs_each_candidate_by_its_multiplicity(pairs):
     assert expected_q(values, weights).item() == pytest.approx(sum(drawn) / len(drawn), abs=1e-9)
 
 
-def test_the_error_of_twins_is_the_sum_of_their_mean_squared_errors():
-    values = torch.tensor([[1.0, 2.0], [0.0, 4.0]])
-    assert twin_mse(values, torch.tensor([0.0, 0.0])).item() == pytest.approx((1 + 4) / 2 + 16 / 2)
+def test_conservatism_is_the_soft_maximum_over_candidates_less_the_executed_action():
+    values = torch.tensor([[[1.0, 3.0, 99.0]], [[0.0, 0.0, 99.0]]])
+    present = torch.tensor([[True, True, False]])
+    executed = torch.tensor([[1.0], [0.0]])
+    expected = (math.log(math.exp(1 / 2) + math.exp(3 / 2)) * 2 - 1.0) + 2 * math.log(2)
+    assert conservatism(values, present, executed, 2.0).item() == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(4, 1), (2, 4, 1), (4,), (2, 3)])
-def test_values_that_would_broadcast_are_refused(shape):
-    with pytest.raises(ValueError, match="do not fit"):
-        twin_mse(torch.zeros(shape), torch.zeros(4))
-
-
-def test_a_target_that_would_broadcast_is_refused():
-    with pytest.raises(ValueError, match="do not fit"):
-        twin_mse(torch.zeros(2, 4), torch.zeros(4, 1))
+def test_conservatism_lowers_what_stands_out_and_raises_what_was_done():
+    values = torch.tensor([[[0.2, 0.9, 0.1]]], requires_grad=True)
+    executed = values[..., 0]
+    conservatism(values, torch.ones(1, 3, dtype=torch.bool), executed, 0.1).backward()
+    done, standing_out, low = values.grad[0, 0].tolist()
+    assert done < 0 < standing_out
+    assert low < 1e-2

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from digiq_ray.core.settings import CriticSettings
 from digiq_ray.critic import dataset, objectives, training
-from digiq_ray.critic.heads import Critic, HeadShape
-from digiq_ray.critic.training import CriticSettings, CriticTrainer
+from digiq_ray.critic.heads import Critic, CriticShape, HeadShape
+from digiq_ray.critic.training import CriticTrainer
 
 GAMMA = 0.8
 STEPS = 500
@@ -84,9 +85,12 @@ def learned(process: Process) -> np.ndarray:
     """Q that the critic learns from data of the process, ``[S, A]``."""
     states, actions = process.reward.shape
     data = dataset.build(process.frames(200, 5), torch.eye(states), torch.eye(states * actions), gamma=GAMMA, steps=1)
-    critic = Critic(state_dim=states, action_dim=states * actions, shape=HeadShape(48, 1), aggregate="mean", seed=0)
-    settings = CriticSettings(steps=STEPS, batch=96, learning_rate=4e-3, weight_decay=0.0, tau=0.05, seed=0)
-    trainer = CriticTrainer(critic, data, settings)
+    head = HeadShape((48,))
+    critic = Critic(CriticShape(state_dim=states, action_dim=states * actions, q=head, v=head, aggregate="mean"))
+    settings = CriticSettings(
+        steps=STEPS, batch=96, learning_rate=4e-3, weight_decay=0.0, tau=0.05, n_step=1, dropout=0.0, conservative=0.0
+    )
+    trainer = CriticTrainer(critic, data, settings, seed=0)
     for index in range(settings.steps):
         trainer.step(index)
     with torch.no_grad():

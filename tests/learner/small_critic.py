@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from digiq_ray.core.settings import CriticSettings
 from digiq_ray.critic.dataset import EpisodeFrame, build
-from digiq_ray.critic.heads import Critic, HeadShape
-from digiq_ray.critic.training import CriticSettings, CriticTrainer
+from digiq_ray.critic.heads import Critic, CriticShape, HeadShape
+from digiq_ray.critic.training import CriticTrainer
 from digiq_ray.learner.training import OnStep, train
 
 STATES, ACTIONS, DIM = 12, 24, 6
@@ -43,11 +44,12 @@ def make_trainer(steps: int = 23, *, width: int = 8, learning_rate: float = 1e-2
         gamma=0.9,
         steps=1,
     )
-    critic = Critic(state_dim=DIM, action_dim=DIM, shape=HeadShape(width, 1), seed=1)
-    critic.v_heads.standardise.fit(data.state_features)
-    critic.q_heads.standardise.fit(data.action_features)
-    settings = CriticSettings(steps=steps, batch=8, learning_rate=learning_rate, weight_decay=0.01, tau=0.05, seed=2)
-    return CriticTrainer(critic, data, settings)
+    head = HeadShape((width,), dropout=0.3)
+    critic = Critic(CriticShape(state_dim=DIM, action_dim=DIM, q=head, v=head), seed=1)
+    critic.v_heads.normalise.fit(data.state_features)
+    critic.q_heads.normalise.fit(data.action_features)
+    settings = CriticSettings(steps=steps, batch=8, learning_rate=learning_rate, tau=0.05)
+    return CriticTrainer(critic, data, settings, seed=2)
 
 
 def state_of(trainer: CriticTrainer) -> dict[str, torch.Tensor]:

@@ -112,7 +112,7 @@ def make_run(
 def make_settings(**sections: object) -> RunSettings:
     """Settings of a training that takes a second."""
     defaults: dict[str, object] = {
-        "critic": {"steps": 40, "batch": 8, "width": 8, "depth": 1},
+        "critic": {"steps": 40, "batch": 8, "q_widths": [8], "v_widths": [8]},
         "policy": {"steps": 4, "batch": 4, "min_support": 2, "support_radius": 0.0},
         "finetune": {"steps": 4, "batch": 4},
         "learner": {"checkpoint_every": 1},

@@ -68,7 +68,7 @@ def cluster():
 @pytest.mark.usefixtures("cluster")
 def test_kill_9_of_the_learner_changes_nothing(tmp_path):
     settings = make_settings(
-        critic={"steps": 900, "batch": 8, "width": 8, "depth": 1}, learner={"checkpoint_every": 10}
+        critic={"steps": 900, "batch": 8, "q_widths": [8], "v_widths": [8]}, learner={"checkpoint_every": 10}
     )
     whole, killed = make_run(tmp_path / "whole"), make_run(tmp_path / "killed")
     figures = Learner().run(train_critic, whole.root, settings)

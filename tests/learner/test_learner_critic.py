@@ -70,7 +70,9 @@ def test_a_training_that_is_killed_and_repeated_publishes_the_same_critic(tmp_pa
 
 def test_the_critic_tells_a_success_from_a_time_limit(tmp_path):
     paths = make_run(tmp_path)
-    train_critic(tmp_path, make_settings(critic={"steps": 400, "batch": 8, "width": 16, "depth": 1}), nothing)
+    train_critic(
+        tmp_path, make_settings(critic={"steps": 400, "batch": 8, "q_widths": [16], "v_widths": [16]}), nothing
+    )
     index, critic = FeatureIndex.open(paths.features), load_critic(paths.model("critic"))
     with torch.no_grad():
         q = critic.q(tensor(index.action_view)).numpy()

@@ -6,28 +6,28 @@ import pytest
 import torch
 
 from digiq_ray.core.errors import ModelError, StoreError
-from digiq_ray.critic.heads import Critic, HeadShape
+from digiq_ray.critic.heads import Critic, CriticShape, HeadShape
 from digiq_ray.learner.models import cached_extractor, cached_vlm, load_critic, resolve, save_critic
 from digiq_ray.vlm.model import Vlm
 from digiq_ray.vlm.tiny import SHIPPED, make_vlm
 
-SHAPE = HeadShape(width=6, depth=2)
+SHAPE = CriticShape(state_dim=3, action_dim=5, q=HeadShape((6, 6)), v=HeadShape((6,)), aggregate="mean")
 
 
 @pytest.fixture
 def critic() -> Critic:
-    made = Critic(state_dim=3, action_dim=5, shape=SHAPE, aggregate="mean", seed=1)
-    made.q_heads.standardise.fit(torch.randn(20, 5) + 2)
+    made = Critic(SHAPE, seed=1)
+    made.q_heads.normalise.fit(torch.randn(20, 5) + 2)
     return made
 
 
 def test_a_saved_critic_gives_the_same_values(tmp_path, critic):
-    save_critic(critic, SHAPE, tmp_path / "critic")
+    save_critic(critic, tmp_path / "critic")
     loaded = load_critic(tmp_path / "critic")
     states, actions = torch.randn(9, 3), torch.randn(9, 5)
     assert torch.equal(loaded.v(states), critic.v(states))
     assert torch.equal(loaded.q(actions), critic.q(actions))
-    assert loaded.aggregate == "mean"
+    assert loaded.shape == SHAPE
     assert not loaded.training
 
 
@@ -39,16 +39,16 @@ def test_a_missing_critic_is_a_typed_error(tmp_path):
 @pytest.mark.parametrize("name", ["critic.safetensors", "critic.json"])
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff\x00"], ids=["empty", "list", "bytes"])
 def test_a_broken_critic_is_a_typed_error(tmp_path, critic, name, content):
-    save_critic(critic, SHAPE, tmp_path / "critic")
+    save_critic(critic, tmp_path / "critic")
     (tmp_path / "critic" / name).write_bytes(content)
     with pytest.raises(StoreError, match="no readable critic"):
         load_critic(tmp_path / "critic")
 
 
 def test_a_critic_whose_weights_do_not_fit_its_card_is_a_typed_error(tmp_path, critic):
-    save_critic(critic, SHAPE, tmp_path / "critic")
+    save_critic(critic, tmp_path / "critic")
     card = json.loads((tmp_path / "critic" / "critic.json").read_text())
-    (tmp_path / "critic" / "critic.json").write_text(json.dumps(card | {"width": 7}))
+    (tmp_path / "critic" / "critic.json").write_text(json.dumps(card | {"heads": 3}))
     with pytest.raises(StoreError, match="no readable critic"):
         load_critic(tmp_path / "critic")
 

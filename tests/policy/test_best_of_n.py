@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from digiq_ray.core.actions import parse_action
-from digiq_ray.policy.best_of_n import best_of_n, similar, support
+from digiq_ray.policy.best_of_n import StateCandidates, best_of_n, draw, similar, support
 
 TEXTS = ["tap 0.10 0.10", "tap 0.12 0.12", "tap 0.80 0.80", "back", "type red", "swipe 0.5 0.8 0.5 0.2", "tap red", ""]
 
@@ -125,3 +125,28 @@ def test_touches_within_the_radius_support_each_other(make_candidates):
 def test_actions_are_alike_by_type_and_place(first, second, alike):
     assert similar(parse_action(first), parse_action(second), 0.05) == alike
     assert similar(parse_action(second), parse_action(first), 0.05) == alike
+
+
+def many(*counts: int) -> StateCandidates:
+    texts = [f"tap 0.{i}0 0.50" for i in range(len(counts))]
+    return StateCandidates(texts, [parse_action(text) for text in texts], counts)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(1, 20), st.integers(0, 99))
+def test_n_are_drawn_without_replacement(counts, n, seed):
+    left = draw(many(*counts), n, np.random.default_rng(seed))
+    assert sum(left.counts) == min(n, sum(counts))
+    before = dict(zip(many(*counts).texts, counts, strict=True))
+    assert all(0 < count <= before[text] for text, count in zip(left.texts, left.counts, strict=True))
+
+
+@given(st.integers(0, 99))
+def test_the_executed_action_takes_a_place_even_if_it_was_never_drawn(seed):
+    left = draw(many(30, 30, 0), 4, np.random.default_rng(seed), keep="tap 0.20 0.50")
+    assert "tap 0.20 0.50" in left.texts
+    assert sum(left.counts) == 4
+
+
+def test_a_candidate_is_drawn_in_proportion_to_its_samples():
+    found = [sum(draw(many(48, 16), 16, np.random.default_rng(seed)).counts[:1]) for seed in range(400)]
+    assert np.mean(found) == pytest.approx(12.0, abs=0.4)

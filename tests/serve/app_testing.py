@@ -17,7 +17,7 @@ from PIL import Image
 
 from digiq_ray.core.config import dump_yaml
 from digiq_ray.core.settings import RunSettings
-from digiq_ray.critic.heads import Critic, HeadShape
+from digiq_ray.critic.heads import Critic, CriticShape, HeadShape
 from digiq_ray.learner.models import save_critic
 from digiq_ray.learner.paths import RunPaths
 from digiq_ray.vlm.tiny import load_tiny
@@ -52,8 +52,8 @@ def make_run(root: Path) -> Path:
     paths, vlm = RunPaths(root), load_tiny()
     for name in ("digi_q", "feature_vlm"):
         vlm.save(paths.model(name), version=name)
-    shape = HeadShape(16, 1)
-    save_critic(Critic(state_dim=96, action_dim=192, shape=shape, seed=3), shape, paths.model("critic"))
+    shape = CriticShape(state_dim=96, action_dim=192, q=HeadShape((16,)), v=HeadShape((16,)))
+    save_critic(Critic(shape, seed=3), paths.model("critic"))
     return root
 
 

@@ -1,0 +1,78 @@
+"""Settings that differ from the defaults together: what the paper says, and what its released code does.
+
+``legacy`` follows ``DigiRL-agent/digiq`` at commit 8181379 in everything that concerns critic and extraction: its wide
+heads without normalisation, a target critic that starts from weights of its own, values that follow the executed
+action, the larger of two heads, step limits as ends. What is not taken over are its defects: the loss of classification
+is a real one, and no clamp takes the gradient from unlikely tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "default": {},
+    "paper": {
+        "candidates": {"k": 64},
+        "critic": {
+            "gamma": 0.95,
+            "n_step": 1,
+            "aggregate": "min",
+            "dropout": 0.0,
+            "conservative": 0.0,
+        },
+        "policy": {"n": 16, "margin": 0.0, "min_support": 1, "support_radius": 0.0},
+    },
+    "legacy": {
+        "candidates": {"k": 64, "temperature": 1.2},
+        "critic": {
+            "gamma": 0.95,
+            "n_step": 1,
+            "backup": "executed",
+            "truncation": "end",
+            "targets": "own",
+            "hard_copy": False,
+            "tau": 0.1,
+            "aggregate": "max",
+            "q_widths": [0, 3840, 3840, 3840],
+            "v_widths": [2304, 2304, 2304],
+            "activation": "relu",
+            "layer_norm": False,
+            "dropout": 0.0,
+            "normalise": "none",
+            "conservative": 0.0,
+            "steps": 800,
+            "batch": 128,
+            "learning_rate": 1e-5,
+            "weight_decay": 0.0,
+            "schedule": "constant",
+            "clip": 0.01,
+        },
+        "policy": {
+            "n": 16,
+            "keep_executed": True,
+            "margin": 0.05,
+            "min_support": 1,
+            "support_radius": 0.0,
+            "steps": 900,
+            "learning_rate": 1e-4,
+            "weight_decay": 0.0,
+            "clip": 0.01,
+        },
+    },
+}
+
+
+def with_preset(data: Mapping[str, Any]) -> dict[str, Any]:
+    """``data`` with the values of the preset that it names wherever it says nothing itself.
+
+    What is no section, or no known preset, is left for validation to refuse.
+    """
+    found = dict(data)
+    name = data.get("preset", "default")
+    for section, values in (PRESETS.get(name, {}) if isinstance(name, str) else {}).items():
+        given = found.get(section)
+        if given is None or isinstance(given, Mapping):
+            found[section] = {**values, **(given or {})}
+    return found

@@ -1,0 +1,19 @@
+"""Learning rates over a training."""
+
+import pytest
+
+from digiq_ray.critic.schedules import schedule
+
+
+@pytest.mark.parametrize(
+    ("kind", "middle", "end"), [("constant", 2.0, 2.0), ("linear", 1.1, 0.2), ("cosine", 1.1, 0.2)]
+)
+def test_a_rate_falls_from_its_peak_to_a_tenth(kind, middle, end):
+    rate = schedule(kind, 2.0, 1000, warmup=0)
+    assert (rate(0), rate(500)) == pytest.approx((2.0, middle))
+    assert rate(1000) == pytest.approx(end)
+
+
+def test_a_rate_rises_over_the_warm_up():
+    rate = schedule("constant", 1.0, 100, warmup=4)
+    assert [rate(i) for i in range(6)] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
