@@ -1,6 +1,8 @@
-"""The Ray Serve application: replicas that do the work, and the record of the published policy beside them."""
+"""The Ray Serve application: replicas that do the work, and the record of the published policy beside them.
 
-from __future__ import annotations
+No ``from __future__ import annotations`` here: Serve makes ``ServeArguments`` of what a configuration file says only if
+it finds the class itself, not its name, at the argument of ``build``.
+"""
 
 from typing import Any
 

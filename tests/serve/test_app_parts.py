@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import shutil
 import socket
 import threading
@@ -137,6 +138,8 @@ def test_the_configuration_for_serve_deploy_is_one_that_ray_and_the_application_
     (application,) = ServeDeploySchema.model_validate(written).applications
     arguments = ServeArguments.model_validate(application.args)
     assert application.import_path == "serve.app:build"
+    (parameter,) = inspect.signature(build).parameters.values()
+    assert parameter.annotation is ServeArguments, "Serve does not look up a class by its name"
     assert build(arguments) is not None
     assert arguments.model_dump().keys() >= application.args.keys()
 
