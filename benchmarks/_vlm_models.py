@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from digiq_ray.core.policies import ActRequest
+from digiq_ray.vlm.model import Vlm
 from digiq_ray.vlm.tiny import make_vlm
 
 WORDS = ("open", "the", "settings", "mail", "and", "buy", "a", "red", "mug", "at", "shop", *map(str, range(64)))
@@ -35,9 +36,9 @@ SHAPES = {
 }
 
 
-def save_random(shape: Shape, directory: Path, dtype: torch.dtype) -> int:
-    """Saves a random model; returns how many parameters it has."""
-    vlm = make_vlm(
+def random_vlm(shape: Shape) -> Vlm:
+    """A random model."""
+    return make_vlm(
         WORDS,
         image=336,
         patch=14,
@@ -48,9 +49,19 @@ def save_random(shape: Shape, directory: Path, dtype: torch.dtype) -> int:
         head=shape.head,
         room=1024,
     )
+
+
+def parameters(vlm: Vlm) -> int:
+    """How many a model has."""
+    return sum(weight.numel() for weight in vlm.model.parameters())
+
+
+def save_random(shape: Shape, directory: Path, dtype: torch.dtype) -> int:
+    """Saves a random model; returns how many parameters it has."""
+    vlm = random_vlm(shape)
     vlm.model.to(dtype)
     vlm.save(directory)
-    return sum(weight.numel() for weight in vlm.model.parameters())
+    return parameters(vlm)
 
 
 def requests(count: int, start: int) -> list[ActRequest]:

@@ -32,7 +32,7 @@ def options(
 ) -> argparse.Namespace:
     """The command line of a benchmark: ``--quick``, ``--json FILE``, and ``more`` (name: ``add_argument``'s words).
 
-    Those of ``positional`` have no dashes.
+    Those of ``positional`` have no dashes. A wrong word, or a ``FILE`` in no directory, ends the process with code 2.
     """
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller and fewer: to see that it works")
@@ -41,7 +41,10 @@ def options(
         parser.add_argument(name, **words)
     for name, words in more.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **words)
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if not given.json.parent.is_dir():  # said now, and not after the work
+        parser.error(f"--json: there is no directory {given.json.parent}")
+    return given
 
 
 def machine() -> str:

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import gc
 import os
+import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,11 +146,25 @@ def ways_of(work: Work, batched: Batched, prefix: Engine, vllm: Engine, model: s
     return {**plain, **shared, "vllm": lambda: stream.time(by(vllm))}
 
 
-def best(found: dict[str, list[float]], way: str) -> tuple[str, list[float]]:
-    """The thread count with the higher median."""
-    names = [name for name in found if name.startswith(way)]
-    name = max(names, key=lambda one: float(np.median(found[one])))
-    return name, found[name]
+def best(found: Mapping[str, Sequence[float]], way: str) -> Sequence[float]:
+    """The speeds of ``way`` with the number of threads that has the higher median."""
+    return max((speeds for name, speeds in found.items() if name.startswith(way)), key=statistics.median)
+
+
+def ratios_of(work: Work, found: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
+    """The ratios of one kind of work, by name; *hf* and *naive* are both *batched*.
+
+    Args:
+        work: Features have the actions a screenshot in the name (``_k16``).
+        found: Rows a second of each way, in order of the repeats.
+    """
+    plain, shared, vllm = best(found, "batched"), best(found, "prefix"), best(found, "vllm")
+    end = f"_k{work.rows}" if work.name == "features" else ""
+    return {
+        f"{work.name}_vllm_over_hf{end}": ratio(vllm, plain),
+        f"{work.name}_prefix_over_naive{end}": ratio(shared, plain),
+        f"{work.name}_vllm_over_prefix{end}": ratio(vllm, shared),
+    }
 
 
 def main() -> None:
@@ -177,10 +192,7 @@ def main() -> None:
                 label = f"{work.name}_{work.rows}"
                 for name, speeds in found.items():
                     rows.append({"work": label, "way": name, "rows_per_second": Spread.of(speeds)})
-                plain, shared = best(found, "batched")[1], best(found, "prefix")[1]
-                ratios[f"{label}_vllm_over_batched"] = ratio(found["vllm"], plain)
-                ratios[f"{label}_prefix_over_batched"] = ratio(shared, plain)
-                ratios[f"{label}_vllm_over_prefix"] = ratio(found["vllm"], shared)
+                ratios |= ratios_of(work, found)
         finally:
             prefix.close()
             vllm.close()
