@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 from digiq_ray.core.errors import DeadlineExceededError, DigiQError
 
 Key = TypeVar("Key", bound=Hashable)
+Call = TypeVar("Call")
 Request = TypeVar("Request")
 Result = TypeVar("Result")
 
@@ -24,11 +25,32 @@ class BatcherClosedError(DigiQError):
     """A batcher was asked for something after it was closed."""
 
 
+def take_batch(waiting: deque[tuple[Key, int, Call]], most: int) -> list[tuple[Key, int, Call]]:
+    """Takes the oldest call and those after it that have its key and fit in; none if nothing waits.
+
+    Args:
+        waiting: Key, rows and call, oldest first; what is taken is removed.
+        most: Rows of the largest batch; only a single call that is larger makes a larger one.
+    """
+    batch: list[tuple[Key, int, Call]] = []
+    left: list[tuple[Key, int, Call]] = []
+    rows = 0
+    for entry in waiting:
+        key, size, _ = entry
+        if not batch or (key == batch[0][0] and rows + size <= most):
+            batch.append(entry)
+            rows += size
+        else:
+            left.append(entry)
+    waiting.clear()
+    waiting.extend(left)
+    return batch
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class _Call(Generic[Key, Request, Result]):
+class _Call(Generic[Request, Result]):
     """What one caller waits for."""
 
-    key: Key
     requests: Sequence[Request]
     answer: Future[list[Result]] = field(default_factory=Future)
 
@@ -44,7 +66,7 @@ class MicroBatcher(Generic[Key, Request, Result]):
 
     def __init__(self, handle: Callable[[Key, Sequence[Request]], Sequence[Result]], *, most: int) -> None:
         self._handle, self._most = handle, most
-        self._waiting: deque[_Call[Key, Request, Result]] = deque()
+        self._waiting: deque[tuple[Key, int, _Call[Request, Result]]] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="micro-batcher", daemon=True)
@@ -58,11 +80,11 @@ class MicroBatcher(Generic[Key, Request, Result]):
             BatcherClosedError: the batcher was closed before.
             Exception: whatever ``handle`` raised.
         """
-        call: _Call[Key, Request, Result] = _Call(key, requests)
+        call: _Call[Request, Result] = _Call(requests)
         with self._changed:
             if self._closed:
                 raise BatcherClosedError("the batcher was closed; make a new one")
-            self._waiting.append(call)
+            self._waiting.append((key, len(requests), call))
             self._changed.notify()
         if not wait([call.answer], timeout=deadline).done:
             call.answer.cancel()
@@ -90,31 +112,21 @@ class MicroBatcher(Generic[Key, Request, Result]):
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            self._answer(batch)
+            self._answer(batch[0][0], [call for _, _, call in batch])
 
-    def _next_batch(self) -> list[_Call[Key, Request, Result]]:
-        """The oldest call and those after it that fit in; empty when closed and done."""
+    def _next_batch(self) -> list[tuple[Key, int, _Call[Request, Result]]]:
+        """Calls that begin now; empty when closed and done."""
         with self._changed:
             self._changed.wait_for(lambda: bool(self._waiting) or self._closed)
-            batch: list[_Call[Key, Request, Result]] = []
-            left: deque[_Call[Key, Request, Result]] = deque()
-            count = 0
-            for call in self._waiting:
-                if not batch or (call.key == batch[0].key and count + len(call.requests) <= self._most):
-                    batch.append(call)
-                    count += len(call.requests)
-                else:
-                    left.append(call)
-            self._waiting = left
-            return batch
+            return take_batch(self._waiting, self._most)
 
-    def _answer(self, batch: Sequence[_Call[Key, Request, Result]]) -> None:
+    def _answer(self, key: Key, batch: Sequence[_Call[Request, Result]]) -> None:
         calls = [call for call in batch if call.answer.set_running_or_notify_cancel()]
         if not calls:
             return
         requests = [request for call in calls for request in call.requests]
         try:
-            results = list(self._handle(calls[0].key, requests))
+            results = list(self._handle(key, requests))
             if len(results) != len(requests):
                 raise DigiQError(f"there are {len(results)} results for {len(requests)} requests; each needs one")
         except BaseException as error:

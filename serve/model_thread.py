@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Sequen
 from typing import Generic, TypeVar
 
 from digiq_ray.core.errors import DeadlineExceededError, DigiQError
+from serve.batcher import take_batch
 
 Key = TypeVar("Key", bound=Hashable)
 Request = TypeVar("Request")
@@ -103,7 +104,7 @@ class ModelThread(Generic[Key, Request, Item]):
     ) -> None:
         self._begin, self._most, self._batches, self._limit = begin, most, batches, waiting
         self._on_batch = on_batch
-        self._waiting: deque[tuple[Key, Call[Request, Item]]] = deque()
+        self._waiting: deque[tuple[Key, int, Call[Request, Item]]] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._busy_since: float | None = None
@@ -124,7 +125,7 @@ class ModelThread(Generic[Key, Request, Item]):
                 raise ModelClosedError("the model was closed; ask another replica")
             if len(self._waiting) >= self._limit:
                 raise OverloadedError(f"{self._limit} requests wait for the model already; ask again later")
-            self._waiting.append((key, call))
+            self._waiting.append((key, size, call))
             self._changed.notify()
         items = call.items()
         try:
@@ -156,9 +157,9 @@ class ModelThread(Generic[Key, Request, Item]):
         running: deque[tuple[Iterator[None], Sequence[Call[Request, Item]]]] = deque()
         while (batch := self._next(len(running))) is not None:
             if batch:
-                begun = [call for _, call in batch]
+                begun = [call for _, _, call in batch]
                 if self._on_batch is not None:
-                    self._on_batch(sum(call.size for call in begun))
+                    self._on_batch(sum(size for _, size, _ in batch))
                 running.append((self._begin(batch[0][0], begun), begun))
             for _ in range(len(running)):
                 steps, calls = running.popleft()
@@ -182,7 +183,7 @@ class ModelThread(Generic[Key, Request, Item]):
             call.end(error)
         return False
 
-    def _next(self, running: int) -> list[tuple[Key, Call[Request, Item]]] | None:
+    def _next(self, running: int) -> list[tuple[Key, int, Call[Request, Item]]] | None:
         """Calls that begin now, perhaps none; waits for one if nothing runs; ``None`` when closed and done."""
         with self._changed:
             if not running:
@@ -191,16 +192,5 @@ class ModelThread(Generic[Key, Request, Item]):
                     return None
             if running >= self._batches:
                 return []
-            batch: list[tuple[Key, Call[Request, Item]]] = []
-            left: deque[tuple[Key, Call[Request, Item]]] = deque()
-            rows = 0
-            for key, call in self._waiting:
-                if call.gone:
-                    continue
-                if not batch or (key == batch[0][0] and rows + call.size <= self._most):
-                    batch.append((key, call))
-                    rows += call.size
-                else:
-                    left.append((key, call))
-            self._waiting = left
-            return batch
+            self._waiting = deque(entry for entry in self._waiting if not entry[2].gone)
+            return take_batch(self._waiting, self._most)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from vllm_testing import need_vllm, random_vlm
 
 from digiq_ray.core.actions import ParseError, parse_action
 from digiq_ray.core.episodes import Episode, Step, StopReason
@@ -43,6 +44,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         path = tmp_path_factory.mktemp(f"v{seed}")
         vlm = make_vlm(["red", "shop"], hidden=16, layers=2, vision=16, vision_layers=1, seed=seed)
         vlm.save(path, version=f"v{seed}")
+        paths.append(str(path))
+    return paths
+
+
+@pytest.fixture(scope="session")
+def llavas(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Paths of three random models that vLLM can run; their policy versions are ``v0`` to ``v2``."""
+    need_vllm()
+    paths = []
+    for seed in range(3):
+        path = tmp_path_factory.mktemp(f"llava{seed}")
+        random_vlm("llava", seed=seed).save(path, version=f"v{seed}")
         paths.append(str(path))
     return paths
 

@@ -8,10 +8,9 @@ import math
 import time
 
 import numpy as np
-import psutil
 import pytest
 import torch
-from vllm_testing import need_vllm, picture, random_vlm
+from vllm_testing import picture, processes_of
 
 from digiq_ray.core.errors import InputError, ModelError, WorkerLostError
 from digiq_ray.vlm.batching import run_prefix
@@ -29,26 +28,15 @@ GREEDY = Sampling(temperature=0.0, max_tokens=6)
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    need_vllm()
-    paths = []
-    for seed in range(3):
-        path = tmp_path_factory.mktemp(f"v{seed}")
-        random_vlm("llava", seed=seed).save(path, version=f"v{seed}")
-        paths.append(str(path))
-    return paths
-
-
-@pytest.fixture(scope="module")
 def runner():
     with asyncio.Runner() as runner:
         yield runner
 
 
 @pytest.fixture(scope="module")
-def policy(checkpoints, runner):
+def policy(llavas, runner):
     options = EngineOptions(dtype="float32", max_model_len=512, max_num_seqs=64, cache_bytes=1 << 28)
-    policy = VllmPolicy.start(checkpoints[0], options=options)
+    policy = VllmPolicy.start(llavas[0], options=options)
     yield policy
     runner.run(policy.close())
 
@@ -96,9 +84,9 @@ def deviation(counts, expected):
     return ((statistic / freedom) ** (1 / 3) - (1 - spread)) / math.sqrt(spread)
 
 
-def test_4096_samples_have_the_distribution_that_transformers_gives(policy, checkpoints, runner):
+def test_4096_samples_have_the_distribution_that_transformers_gives(policy, llavas, runner):
     state, temperature = STATES[0], 0.7
-    expected = probabilities(checkpoints[0], state, temperature)
+    expected = probabilities(llavas[0], state, temperature)
 
     async def draw():
         asked = [
@@ -113,11 +101,11 @@ def test_4096_samples_have_the_distribution_that_transformers_gives(policy, chec
     assert distances.min(1).max() < 1e-3  # each is the log-probability of some token, at the sampling temperature
     counts = np.bincount(distances.argmin(1), minlength=len(expected))
     assert deviation(counts, 4096 * expected) < 4
-    assert deviation(counts, 4096 * probabilities(checkpoints[0], state, 1.0)) > 6
+    assert deviation(counts, 4096 * probabilities(llavas[0], state, 1.0)) > 6
 
 
-def test_the_likeliest_tokens_are_those_of_transformers(policy, checkpoints, runner):
-    vlm = Vlm.load(checkpoints[0])
+def test_the_likeliest_tokens_are_those_of_transformers(policy, llavas, runner):
+    vlm = Vlm.load(llavas[0])
     screens = [vlm.transform.prepare(state.screen) for state in STATES]
     prefixes = [vlm.prefix_ids(s, x.task, x.history) for s, x in zip(screens, STATES, strict=True)]
     want = sample(vlm, screens, prefixes, range(len(STATES)), temperature=0.0, max_tokens=6)
@@ -132,8 +120,8 @@ def test_the_likeliest_tokens_are_those_of_transformers(policy, checkpoints, run
 
 
 @pytest.mark.parametrize("screens", [(), (picture(7),)])
-def test_messages_are_answered_as_by_the_other_backend(policy, checkpoints, runner, screens):
-    other = TransformersPolicy(checkpoints[0], device="cpu")
+def test_messages_are_answered_as_by_the_other_backend(policy, llavas, runner, screens):
+    other = TransformersPolicy(llavas[0], device="cpu")
     text = "what is <image> on </s> the screen?"
 
     async def ask():
@@ -166,8 +154,8 @@ def test_wrong_requests_are_refused_in_one_line(policy, runner):
         runner.run(ask(policy.act(State(b"?", "x"), GREEDY)))
 
 
-def test_a_checkpoint_of_another_shape_is_refused_and_the_policy_goes_on(policy, checkpoints, runner, tmp_path):
-    vlm = Vlm.load(checkpoints[0])
+def test_a_checkpoint_of_another_shape_is_refused_and_the_policy_goes_on(policy, llavas, runner, tmp_path):
+    vlm = Vlm.load(llavas[0])
     vlm.model.model.multi_modal_projector.linear_1.bias = None
     vlm.save(tmp_path)
     before = policy.version
@@ -179,9 +167,9 @@ def test_a_checkpoint_of_another_shape_is_refused_and_the_policy_goes_on(policy,
     assert runner.run(answers(policy.act(STATES[0], GREEDY)))
 
 
-def test_twenty_versions_under_load_and_each_answer_is_that_of_the_version_it_names(policy, checkpoints, runner):
+def test_twenty_versions_under_load_and_each_answer_is_that_of_the_version_it_names(policy, llavas, runner):
     expected = []
-    for checkpoint in checkpoints:
+    for checkpoint in llavas:
         other = TransformersPolicy(checkpoint, device="cpu")
 
         async def ask(other=other):
@@ -198,14 +186,14 @@ def test_twenty_versions_under_load_and_each_answer_is_that_of_the_version_it_na
             seen.append((number, answer))
 
     async def under_load():
-        await policy.publish("0:start", checkpoints[0])
+        await policy.publish("0:start", llavas[0])
         done, seen = asyncio.Event(), []
         async with asyncio.TaskGroup() as clients:
             for number in range(len(STATES)):
                 clients.create_task(client(number, done, seen))
             for count in range(20):
                 which = (count + 1) % 3
-                await policy.publish(f"{which}:{count}", checkpoints[which])
+                await policy.publish(f"{which}:{count}", llavas[which])
                 pauses.append(policy.pause_seconds)
             done.set()
         return seen
@@ -225,8 +213,8 @@ def test_a_killed_engine_is_an_error_with_a_name_and_not_a_hang(policy, runner):
     async def kill():
         waiting = asyncio.create_task(answers(policy.act(STATES[0], Sampling(samples=8, max_tokens=300))))
         await asyncio.sleep(0.2)
-        for process in policy._engine.engine_core.resources.engine_manager.processes:
-            psutil.Process(process.pid).kill()
+        for process in processes_of(policy):
+            process.kill()
         begun = time.monotonic()
         with pytest.raises(WorkerLostError, match="the policy engine has died"):
             await waiting

@@ -12,6 +12,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import transformers
@@ -171,6 +172,12 @@ def random_vlm(family: str, *, seed: int = 0) -> Vlm:
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, 0, 0.08)
     return Vlm(model.eval(), processor, template="compact", fit=Fit.LETTERBOX, version=f"{family}-{seed}")
+
+
+def processes_of(served: Any) -> list[psutil.Process]:
+    """Those of the engine behind a ``VllmPolicy`` or ``VllmFeatures``."""
+    manager = served._engine.engine_core.resources.engine_manager
+    return [psutil.Process(one.pid) for one in manager.processes]
 
 
 class InProcess:
