@@ -1,11 +1,13 @@
 """Imitation: maximise the log-probability of chosen actions. Best-of-N and its controls differ only in the items.
 
 The loss is the mean over the batch of ``-weight * log p(action)``, summed over the action's tokens, without the
-original's clamp on probabilities, which takes the gradient away from just the tokens that need it.
+original's clamp on probabilities, which takes the gradient away from just the tokens that need it. The loss ends only
+where a weight is negative and the action is improbable already: without that end it has no least value.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,10 +18,12 @@ from digiq_ray.vlm.batching import answer_logprobs
 from digiq_ray.vlm.finetune import batches, warm_then_linear
 from digiq_ray.vlm.model import Vlm
 
+_UNLIKELY = math.log(1e-3)  # an action of negative weight that is less probable than this is pushed no further
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One state with the action to imitate and its weight."""
+    """One state with the action to imitate and its weight; a negative one makes the action less likely."""
 
     screen: dict[str, torch.Tensor]
     prefix: Sequence[int]
@@ -69,7 +73,7 @@ class ImitationTrainer:
         answers = [self.vlm.answer_ids(item.action) for item in batch]
         logprobs, _ = answer_logprobs(self.vlm, [item.screen for item in batch], prompts, answers)
         weights = torch.tensor([item.weight for item in batch], device=logprobs.device)
-        loss = -(weights * logprobs.sum(1)).mean()
+        loss = weighted_loss(logprobs.sum(1), weights)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(index)
         self.optimizer.zero_grad(set_to_none=True)
@@ -77,3 +81,14 @@ class ImitationTrainer:
         torch.nn.utils.clip_grad_norm_(self.vlm.model.parameters(), self.settings.clip)
         self.optimizer.step()
         return {"loss": float(loss.detach())}
+
+
+def weighted_loss(logprobs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Mean of ``-weight * log p``; where the weight is negative, ``log p`` counts as at least that of 1 in 1,000.
+
+    Args:
+        logprobs: log p of whole actions, ``[n]``.
+        weights: ``[n]``.
+    """
+    bounded = torch.where(weights < 0, logprobs.clamp_min(_UNLIKELY), logprobs)
+    return -(weights * bounded).mean()

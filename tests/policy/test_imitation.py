@@ -11,7 +11,7 @@ import torch
 
 from digiq_ray.core.errors import InputError
 from digiq_ray.policy import best_of_n as extraction
-from digiq_ray.policy.imitation import ImitationSettings, ImitationTrainer, Item
+from digiq_ray.policy.imitation import ImitationSettings, ImitationTrainer, Item, weighted_loss
 from digiq_ray.vlm.batching import answer_logprobs
 from digiq_ray.vlm.sampling import sample
 
@@ -82,6 +82,25 @@ def test_the_same_seed_trains_the_same_weights(small_vlm, make_state):
     small_vlm.model.load_state_dict(start)
     train(small_vlm, items, steps=4, batch=1)
     assert all(torch.equal(a, b) for a, b in zip(first, weights_of(small_vlm), strict=True))
+
+
+def test_a_disliked_action_becomes_unlikely_and_the_loss_stays_bounded(small_vlm, make_state):
+    disliked = Item(*make_state(small_vlm, RED), "back", weight=-1.0)
+    wanted = Item(*make_state(small_vlm, GREEN), "type green", weight=1.0)
+    train(small_vlm, [wanted])
+    train(small_vlm, [Item(disliked.screen, disliked.prefix, disliked.action), wanted])
+    assert probability(small_vlm, disliked) > 0.5
+    trainer = train(small_vlm, [disliked, wanted])
+    assert probability(small_vlm, disliked) < 0.01
+    assert probability(small_vlm, wanted) > 0.9, "what is wanted elsewhere survives"
+    assert abs(trainer.step(0)["loss"]) < 4.0
+
+
+def test_the_loss_ends_only_for_actions_that_are_disliked_and_already_unlikely():
+    logprobs = torch.tensor([-50.0, -50.0, -2.0, -2.0], requires_grad=True)
+    weights = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    weighted_loss(logprobs, weights).backward()
+    assert logprobs.grad.tolist() == [-0.25, 0.0, -0.25, 0.25]
 
 
 def test_without_items_there_is_nothing_to_train(small_vlm):
