@@ -147,7 +147,7 @@ def _settings_of_run(context: click.Context, option: click.Parameter, run: Path 
     "policies",
     multiple=True,
     metavar="NAME",
-    help="With --run: digi_q (the default), behaviour, random_candidate, filtered_bc. Repeatable.",
+    help="With --run: digi_q (the default), behaviour, or a name of policy.controls. Repeatable.",
 )
 @_where
 @config_options(RunSettings, {**SHORTCUTS, "--episodes": "evaluate.episodes"})

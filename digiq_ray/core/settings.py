@@ -171,6 +171,9 @@ class CriticSettings(Section):
         return self
 
 
+Control = Literal["random_candidate", "filtered_bc", "awr", "reinforce", "digirl", "mc"]
+
+
 class PolicySettings(Section):
     """Best-of-N extraction and imitation."""
 
@@ -184,8 +187,16 @@ class PolicySettings(Section):
     learning_rate: float = Field(5e-4, gt=0, description="peak learning rate (AdamW)")
     weight_decay: float = Field(0.01, ge=0, description="weight decay")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    controls: list[Literal["random_candidate", "filtered_bc"]] = Field(
-        ["random_candidate", "filtered_bc"], description="policies trained beside Digi-Q, for comparison"
+    awr_temperature: float = Field(0.05, gt=0, description="awr: beta of the weights exp((Q - V) / beta)")
+    awr_max_weight: float = Field(20.0, ge=1, description="awr: largest weight, where the mean is 1")
+    digirl_gamma: float = Field(0.5, gt=0, le=1, description="digirl: discount of the returns in a step's advantage")
+    digirl_cost: float = Field(0.05, description="digirl: what a step must be worth to be imitated")
+    digirl_share: float = Field(
+        0.1, gt=0, le=1, description="digirl: share of episodes kept, by return less the value of the instruction"
+    )
+    controls: list[Control] = Field(
+        ["random_candidate", "filtered_bc"],
+        description="what is compared with Digi-Q: also awr, reinforce, digirl, mc",
     )
 
 

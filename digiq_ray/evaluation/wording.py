@@ -28,6 +28,10 @@ _POLICIES = {
     "behaviour": PolicyWords("Behaviour policy", "recorded the episodes; where everything starts", "behaviour"),
     "filtered_bc": PolicyWords("Filtered BC", "imitates the steps of successful episodes", "filtered"),
     "random_candidate": PolicyWords("Random candidate", "imitates a candidate drawn without the critic", "random"),
+    "awr": PolicyWords("AWR", "imitates executed actions, weighted by their advantage", "other"),
+    "reinforce": PolicyWords("REINFORCE", "follows the critic's policy gradient on executed actions", "other"),
+    "digirl": PolicyWords("DigiRL", "imitates steps that raised the value, in surprising successes", "other"),
+    "mc": PolicyWords("Best of N, Monte Carlo", "as Digi-Q, with a critic of returns instead of TD", "other"),
     "digi_q": PolicyWords("Digi-Q", "imitates the candidate with the highest Q", "digiq"),
 }
 

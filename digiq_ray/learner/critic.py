@@ -30,8 +30,8 @@ from digiq_ray.store.candidates import CandidateStore
 from digiq_ray.store.episodes import EpisodeStore
 
 
-def train_critic(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str, Any]:
-    """Trains Q and V heads and publishes them as ``critic``.
+def train_critic(root: Path, settings: RunSettings, on_step: OnStep, *, name: str = "critic") -> dict[str, Any]:
+    """Trains Q and V heads and publishes them under ``name``.
 
     Returns:
         Curves, the final TD error, action sensitivity, and a sample of Q at executed actions by outcome.
@@ -57,8 +57,8 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str
     trainer = CriticTrainer(critic, data, chosen, seed=seed)
     figures = train(
         trainer,
-        name="critic",
-        checkpoints=paths.checkpoints("critic"),
+        name=name,
+        checkpoints=paths.checkpoints(name),
         logs=paths.logs,
         every=10 * settings.learner.checkpoint_every,
         on_step=on_step,
@@ -67,7 +67,7 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str
     q_all = values_of(critic.q, index.action_view)
     executed = q_all[data.action.numpy()]
     won = np.repeat([episode.success for episode in episodes], [len(episode.actions) for episode in episodes])
-    save_critic(critic, paths.model("critic"))
+    save_critic(critic, paths.model(name))
     return {
         "rows": len(data),
         "episodes_left_out": len(played) - len(episodes),
@@ -80,6 +80,19 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str
         "q_success": _thinned(executed[won]),
         "q_failure": _thinned(executed[~won]),
     }
+
+
+def train_monte_carlo(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str, float]:
+    """Trains the critic of the method ``mc``: as ``train_critic`` but for its targets, which are the returns.
+
+    It is published as ``critic_mc``, with checkpoints of its own.
+
+    Returns:
+        Its final error and how well it tells actions apart.
+    """
+    monte_carlo = settings.critic.model_copy(update={"objective": "mc", "backup_support": 1})
+    figures = train_critic(root, settings.model_copy(update={"critic": monte_carlo}), on_step, name="critic_mc")
+    return {name: value for name, value in figures.items() if isinstance(value, float)}
 
 
 def shape_of(chosen: CriticSettings, state_dim: int, action_dim: int) -> CriticShape:

@@ -1,52 +1,50 @@
 """Policy training on the stores: what each method imitates, and imitation itself.
 
 All methods start from the behaviour policy and make the same number of updates on the same number of items drawn from
-the same states; they differ in *which* action of a state they imitate.
+the same states; they differ in *which* action of a state they imitate, and with what weight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from digiq_ray.core.errors import StoreError
 from digiq_ray.core.rng import seed_of, uniforms
-from digiq_ray.core.settings import RunSettings
-from digiq_ray.learner.data import (
-    EpisodeOutline,
-    FeatureIndex,
-    StateKey,
-    candidates_by_state,
-    learnable,
-    outlines,
-    values_of,
-)
+from digiq_ray.core.settings import PolicySettings, RunSettings
+from digiq_ray.learner.baselines import by_advantage, digirl, train_values
+from digiq_ray.learner.critic import train_monte_carlo
+from digiq_ray.learner.data import EpisodeOutline, StateKey, values_of
 from digiq_ray.learner.directories import publish_directory
+from digiq_ray.learner.material import Extraction, Material, Targets
 from digiq_ray.learner.models import load_critic, resolve
 from digiq_ray.learner.paths import RunPaths
 from digiq_ray.learner.training import OnStep, train
 from digiq_ray.policy.best_of_n import Choice, StateCandidates, best_of_n, draw, random_candidate
+from digiq_ray.policy.divergence import ProbeState, candidate_logprobs, divergence
 from digiq_ray.policy.imitation import ImitationSettings, ImitationTrainer, Item
-from digiq_ray.store.candidates import CandidateStore
+from digiq_ray.policy.weights import awr_weights, reinforce_weights
 from digiq_ray.store.episodes import EpisodeStore
 from digiq_ray.vlm.model import Vlm
 
-Targets = dict[StateKey, str]
+_PROBED = 64  # states in which the divergence from the behaviour policy is measured
 
 
 def best_of_n_choices(
-    episodes: list[EpisodeOutline],
+    material: Material,
     candidates: Mapping[StateKey, StateCandidates],
-    index: FeatureIndex,
-    root: Path,
-    settings: RunSettings,
+    q_values: NDArray[np.float64],
+    values: NDArray[np.float64],
+    chosen: PolicySettings,
 ) -> dict[StateKey, Choice]:
-    """What best-of-N chooses in every state in which something was done."""
-    chosen, critic = settings.policy, load_critic(RunPaths(root).model("critic"))
-    q_values, values = values_of(critic.q, index.action_view), values_of(critic.v, index.state_view)
+    """What best-of-N chooses in every state in which something was done, of the given candidates by Q and V."""
+    index = material.index
     return {
         key: best_of_n(
             options,
@@ -56,7 +54,7 @@ def best_of_n_choices(
             min_support=chosen.min_support,
             radius=chosen.support_radius,
         )
-        for key, options in _options(episodes, candidates)
+        for key, options in _options(material.episodes, candidates)
     }
 
 
@@ -105,49 +103,66 @@ def random_targets(keys: list[StateKey], candidates: Mapping[StateKey, StateCand
     return found
 
 
-def filtered_bc_targets(episodes: list[EpisodeOutline], candidates: Mapping[StateKey, StateCandidates]) -> Targets:
+def filtered_bc_targets(material: Material) -> Targets:
     """The executed actions of successful episodes, where they are valid candidates."""
-    executed = {(one.episode_id, step): text for one in episodes for step, text in enumerate(one.actions)}
-    return {
-        key: executed[key]
-        for key, options in _options([one for one in episodes if one.success], candidates)
-        if (executed[key], True) in zip(options.texts, options.valid, strict=True)
-    }
+    return dict(material.executed(one for one in material.episodes if one.success))
 
 
-def targets_of(method: str, root: Path, settings: RunSettings) -> tuple[Targets, dict[str, Any]]:
-    """What ``method`` imitates, with figures about the choice.
+def extract(method: str, material: Material, root: Path, settings: RunSettings, on_step: OnStep) -> Extraction:
+    """What ``method`` imitates, with figures about the choice; ``mc`` and ``digirl`` train what they choose by first.
 
     Raises:
         StoreError: nothing is left to imitate.
     """
-    paths = RunPaths(root)
-    index = FeatureIndex.open(paths.features)
-    episodes, candidates = learnable(
-        outlines(EpisodeStore(paths.episodes)), candidates_by_state(CandidateStore(paths.candidates)), index
-    )
-    figures: dict[str, Any] = {}
-    if method == "filtered_bc":
-        targets = filtered_bc_targets(episodes, candidates)
-    else:
-        candidates = _drawn(episodes, candidates, settings)
-        choices = best_of_n_choices(episodes, candidates, index, root, settings)
-        targets = digi_q_targets(choices, candidates)
-        kept = [one for one in choices.values() if one.index is not None]
-        figures = {
-            "states": len(choices),
-            "kept": len(kept) / max(1, len(choices)),
-            "positive_advantage": sum(one.advantage > 0 for one in choices.values()) / max(1, len(choices)),
-            "drawn_once": sum(one.support <= 1 for one in kept) / max(1, len(kept)),
-        }
-        if method == "random_candidate":
-            targets = random_targets(sorted(targets), candidates, settings.seed)
-    if not targets:
+    found = _extraction(method, material, root, settings, on_step)
+    if not found.targets:
         raise StoreError(
             f"{method} finds nothing to imitate: no episode succeeded, or no candidate beats its state's value; "
             "collect more episodes"
         )
-    return targets, {**figures, "items": len(targets)}
+    weight = float(np.mean([found.weight(key) for key in found.targets]))
+    return replace(found, figures={**found.figures, "items": len(found.targets), "mean_weight": weight})
+
+
+def _extraction(method: str, material: Material, root: Path, settings: RunSettings, on_step: OnStep) -> Extraction:
+    if method == "filtered_bc":
+        return Extraction(filtered_bc_targets(material))
+    if method == "digirl":
+        return digirl(material, train_values(root, material, settings, on_step), settings.policy)
+    if method == "mc":
+        about = train_monte_carlo(root, settings, on_step)
+        found = _best_of_n(method, material, root, settings, critic="critic_mc")
+        return replace(found, figures={**found.figures, "critic": about})
+    if method == "awr":
+        chosen = settings.policy
+        weigh = partial(awr_weights, temperature=chosen.awr_temperature, most=chosen.awr_max_weight)
+        return by_advantage(material, *_values(material, root, "critic"), weigh)
+    if method == "reinforce":
+        return by_advantage(material, *_values(material, root, "critic"), reinforce_weights)
+    return _best_of_n(method, material, root, settings, critic="critic")
+
+
+def _values(material: Material, root: Path, critic: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Q and V of all rows of the features of actions and of states."""
+    loaded, index = load_critic(RunPaths(root).model(critic)), material.index
+    return values_of(loaded.q, index.action_view), values_of(loaded.v, index.state_view)
+
+
+def _best_of_n(method: str, material: Material, root: Path, settings: RunSettings, *, critic: str) -> Extraction:
+    candidates = _drawn(material.episodes, material.candidates, settings)
+    q_values, values = _values(material, root, critic)
+    choices = best_of_n_choices(material, candidates, q_values, values, settings.policy)
+    targets = digi_q_targets(choices, candidates)
+    kept = [one for one in choices.values() if one.index is not None]
+    figures = {
+        "states": len(choices),
+        "kept": len(kept) / max(1, len(choices)),
+        "positive_advantage": sum(one.advantage > 0 for one in choices.values()) / max(1, len(choices)),
+        "drawn_once": sum(one.support <= 1 for one in kept) / max(1, len(kept)),
+    }
+    if method == "random_candidate":
+        targets = random_targets(sorted(targets), candidates, settings.seed)
+    return Extraction(targets, figures=figures)
 
 
 def train_policy(root: Path, method: str, settings: RunSettings, on_step: OnStep) -> dict[str, Any]:
@@ -155,24 +170,35 @@ def train_policy(root: Path, method: str, settings: RunSettings, on_step: OnStep
 
     Args:
         root: The run's directory.
-        method: ``digi_q``, ``random_candidate`` or ``filtered_bc``.
+        method: ``digi_q``, or one of ``policy.controls``.
         settings: Of the run.
-        on_step: Called with (updates done, updates in all).
+        on_step: Called with (updates done, updates in all), with those of what a method trains beforehand.
 
     Returns:
-        How many items were imitated (``rows``), figures about the choice, and the curve of the loss.
+        How many items were imitated (``rows``), figures about the choice, how far the policy moved (``kl``, see
+        ``policy.divergence``), and the curve of the loss.
     """
     paths, chosen = RunPaths(root), settings.policy
-    targets, figures = targets_of(method, root, settings)
+    before = settings.critic.steps if method in ("digirl", "mc") else 0
+    total = before + chosen.steps
+    material = Material.open(root)
+    found = extract(method, material, root, settings, lambda done, _: on_step(done, total))
     vlm = Vlm.load(resolve(settings.vlm.model))
-    items = []
+    probed = probed_states(material, settings.seed)
+    items, probes = [], []
     for episode in EpisodeStore(paths.episodes).episodes():
         texts = tuple(step.action_text or "" for step in episode.steps)
         for number, step in enumerate(episode.steps[:-1]):
-            target = targets.get((episode.episode_id, number))
-            if target is not None:
-                screen = vlm.transform.prepare(step.screen)
-                items.append(Item(screen, vlm.prefix_ids(screen, episode.task.text, texts[:number]), target))
+            key = (episode.episode_id, number)
+            if key not in found.targets and key not in probed:
+                continue
+            screen = vlm.transform.prepare(step.screen)
+            prefix = vlm.prefix_ids(screen, episode.task.text, texts[:number])
+            if key in found.targets:
+                items.append(Item(screen, prefix, found.targets[key], found.weight(key)))
+            if key in probed:
+                probes.append(ProbeState(screen, prefix, material.candidates[key].texts))
+    behaviour = candidate_logprobs(vlm, probes)
     trainer = ImitationTrainer(
         vlm,
         items,
@@ -191,8 +217,16 @@ def train_policy(root: Path, method: str, settings: RunSettings, on_step: OnStep
         checkpoints=paths.checkpoints(method),
         logs=paths.logs,
         every=settings.learner.checkpoint_every,
-        on_step=on_step,
+        on_step=lambda done, _: on_step(before + done, total),
     )
     vlm.model.eval()
     publish_directory(paths.model(method), lambda hidden: vlm.save(hidden, version=method))
-    return {"rows": len(items), **figures, "loss": curves.get("loss", [])}
+    moved = divergence(candidate_logprobs(vlm, probes), behaviour)
+    return {"rows": len(items), **found.figures, "kl": moved, "loss": curves.get("loss", [])}
+
+
+def probed_states(material: Material, seed: int) -> set[StateKey]:
+    """The states in which the divergence is measured: the same for every method of a run."""
+    keys = sorted((one.episode_id, step) for one in material.episodes for step in range(len(one.actions)))
+    drawn = np.random.default_rng(seed_of("divergence", seed)).permutation(len(keys))[:_PROBED]
+    return {keys[number] for number in drawn}

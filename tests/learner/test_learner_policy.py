@@ -1,10 +1,13 @@
 """Training a policy from the stores, and stage 1 before it: what they publish, and that a kill changes nothing."""
 
+from typing import get_args
+
 import pytest
 import torch
 from small_runs import EXECUTED, make_run, make_settings, png
 
 from digiq_ray.core.errors import StoreError
+from digiq_ray.core.settings import Control
 from digiq_ray.learner import policy
 from digiq_ray.learner.policy import train_policy
 from digiq_ray.learner.stage1 import finetune, label, picture, screen_distance
@@ -70,10 +73,21 @@ def test_the_policy_is_published_under_its_method_and_has_learned(tmp_path, mode
 
 def test_all_methods_make_the_same_number_of_updates(tmp_path, model):
     make_run(tmp_path)
-    for method in ("digi_q", "random_candidate", "filtered_bc"):
-        seen = []
-        train_policy(tmp_path, method, settings_of(model), lambda done, total, s=seen: s.append(done))
-        assert seen == [1, 2, 3, 4]
+    for method in ("digi_q", *get_args(Control)):
+        seen, settings = [], settings_of(model)
+        train_policy(tmp_path, method, settings, lambda done, total, s=seen: s.append((done, total)))
+        before = settings.critic.steps if method in ("mc", "digirl") else 0
+        assert seen == [(done, before + 4) for done in range(1, before + 5)], method
+
+
+def test_the_divergence_is_0_without_learning_and_grows_with_it(tmp_path, model):
+    make_run(tmp_path)
+    moved = []
+    for steps, rate in ((1, 1e-12), (4, 1e-3), (40, 5e-3)):
+        chosen = {"steps": steps, "batch": 4, "min_support": 2, "support_radius": 0.0, "learning_rate": rate}
+        moved.append(train_policy(tmp_path, "digi_q", settings_of(model, policy=chosen), nothing)["kl"])
+    assert moved[0] == pytest.approx(0.0, abs=1e-6)
+    assert moved[0] < moved[1] < moved[2]
 
 
 def test_a_policy_training_that_is_killed_and_repeated_publishes_the_same_weights(tmp_path, model):

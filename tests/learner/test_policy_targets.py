@@ -1,12 +1,17 @@
 """What each method imitates: best-of-N and its controls."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from small_runs import CANDIDATES, make_run, make_settings
 
 from digiq_ray.core.errors import StoreError
+from digiq_ray.core.settings import RunSettings
 from digiq_ray.learner import policy
-from digiq_ray.learner.policy import targets_of
+from digiq_ray.learner.material import Material
+from digiq_ray.learner.policy import extract
 from digiq_ray.store.features import FeatureStore
 
 
@@ -24,6 +29,12 @@ def known_critic(monkeypatch):
     monkeypatch.setattr(policy, "load_critic", lambda directory: KnownCritic())
 
 
+def targets_of(method: str, root: Path, settings: RunSettings) -> tuple[dict[tuple[str, int], str], dict[str, Any]]:
+    """What a method imitates, and the figures about it."""
+    found = extract(method, Material.open(root), root, settings, lambda done, total: None)
+    return found.targets, found.figures
+
+
 def valid(key: tuple[str, int]) -> set[str]:
     return {text for text in CANDIDATES[key] if text != "tap red"}
 
@@ -37,7 +48,14 @@ def test_digi_q_imitates_the_best_supported_valid_candidate_that_beats_its_state
         ("win", 0): "tap 0.10 0.10",
         ("win", 1): "back",
     }
-    assert figures == {"states": 5, "kept": 0.8, "positive_advantage": 0.8, "drawn_once": 0.0, "items": 4}
+    assert figures == {
+        "states": 5,
+        "kept": 0.8,
+        "positive_advantage": 0.8,
+        "drawn_once": 0.0,
+        "items": 4,
+        "mean_weight": 1.0,
+    }
 
 
 def test_without_a_rule_on_support_the_rare_candidate_wins(tmp_path):
@@ -83,7 +101,7 @@ def test_filtered_bc_imitates_what_was_executed_in_successful_episodes(tmp_path)
     make_run(tmp_path)
     targets, figures = targets_of("filtered_bc", tmp_path, make_settings())
     assert targets == {("win", 0): "tap 0.10 0.10", ("win", 1): "back"}
-    assert figures == {"items": 2}
+    assert figures == {"items": 2, "mean_weight": 1.0}
 
 
 def test_nothing_to_imitate_is_a_typed_error(tmp_path):
