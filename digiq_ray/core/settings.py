@@ -171,7 +171,7 @@ class CriticSettings(Section):
         return self
 
 
-Control = Literal["random_candidate", "filtered_bc", "awr", "reinforce", "digirl", "mc"]
+Control = Literal["random_candidate", "filtered_bc", "awr", "reinforce", "digirl", "mc", "q_rerank"]
 
 
 class PolicySettings(Section):
@@ -196,8 +196,13 @@ class PolicySettings(Section):
     )
     controls: list[Control] = Field(
         ["random_candidate", "filtered_bc"],
-        description="what is compared with Digi-Q: also awr, reinforce, digirl, mc",
+        description="what is compared with Digi-Q: also awr, reinforce, digirl, mc, q_rerank",
     )
+
+    @property
+    def trained(self) -> list[str]:
+        """Digi-Q and the controls that are trained: all but re-ranking, which is a way to act."""
+        return ["digi_q", *(name for name in self.controls if name != "q_rerank")]
 
 
 class EvaluateSettings(Section):

@@ -32,6 +32,7 @@ _POLICIES = {
     "reinforce": PolicyWords("REINFORCE", "follows the critic's policy gradient on executed actions", "other"),
     "digirl": PolicyWords("DigiRL", "imitates steps that raised the value, in surprising successes", "other"),
     "mc": PolicyWords("Best of N, Monte Carlo", "as Digi-Q, with a critic of returns instead of TD", "other"),
+    "q_rerank": PolicyWords("Q re-ranking", "behaviour policy that acts by the critic's favourite", "other"),
     "digi_q": PolicyWords("Digi-Q", "imitates the candidate with the highest Q", "digiq"),
 }
 

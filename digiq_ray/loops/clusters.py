@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
+from digiq_ray.core.policies import Policy
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.loops.stages.devices import worker_spec
 from emulator_workers.environment import Environment
@@ -20,6 +21,7 @@ from emulator_workers.rollout import Job
 from serve.bulk import Done, Shard, Work
 from serve.engine import EnginePolicy, open_engine
 from serve.protocols import Engine
+from serve.rerank import Rerank, RerankPolicy
 
 OnProgress = Callable[[int, int], None]
 Training = Callable[..., dict[str, Any]]
@@ -40,8 +42,12 @@ class Cluster(Protocol):
         make_environment: Callable[[], Environment],
         store: str,
         on_progress: OnProgress,
+        rerank: Rerank | None = None,
     ) -> PoolReport:
-        """Plays ``jobs`` with the policy in ``model`` and writes their episodes to ``store``."""
+        """Plays ``jobs`` with the policy in ``model`` and writes their episodes to ``store``.
+
+        With ``rerank`` the policy proposes and a critic decides.
+        """
         ...
 
     def bulk(self, work: Work, shards: Sequence[Shard], on_progress: OnProgress) -> Done:
@@ -57,6 +63,13 @@ class Cluster(Protocol):
     def close(self) -> None:
         """Ends what was started."""
         ...
+
+
+def engine_policy(engine: Engine, model: str, temperature: float, rerank: Rerank | None) -> Policy:
+    """The policy in ``model``, whose samples a critic judges if ``rerank`` says how."""
+    if rerank is None:
+        return EnginePolicy(engine, model=model, temperature=temperature, deadline=ANSWER_SECONDS)
+    return RerankPolicy(engine, model=model, temperature=temperature, rerank=rerank, deadline=ANSWER_SECONDS)
 
 
 class SerialCluster:
@@ -84,11 +97,10 @@ class SerialCluster:
         make_environment: Callable[[], Environment],
         store: str,
         on_progress: OnProgress,
+        rerank: Rerank | None = None,
     ) -> PoolReport:
         """See ``Cluster``."""
-        make_policy = functools.partial(
-            EnginePolicy, self._own_engine(), model=model, temperature=temperature, deadline=ANSWER_SECONDS
-        )
+        make_policy = functools.partial(engine_policy, self._own_engine(), model, temperature, rerank)
         spec = worker_spec(self._settings, make_environment=make_environment, make_policy=make_policy, store=store)
         return SerialPool(spec).run(jobs, on_progress)
 

@@ -21,16 +21,18 @@ from digiq_ray.loops.clusters import Cluster
 from digiq_ray.loops.demo import Show
 from digiq_ray.loops.reporting import versions
 from digiq_ray.loops.run import Run
-from digiq_ray.loops.stages.score import BEHAVIOUR, policy_model, score
+from digiq_ray.loops.stages.score import BEHAVIOUR, RERANK, player, score
 from digiq_ray.store.manifest import read_json, write_json
 
 _NO_POLICIES = ("feature_vlm",)
 
 
 def policies_of(run: Path) -> list[str]:
-    """The policies that can be scored: the behaviour policy, and every trained one."""
+    """The policies that can be scored: the behaviour policy, every trained one, and re-ranking if there is a critic."""
     models = sorted((run / "models").glob("*/config.json"))
-    return [BEHAVIOUR, *(path.parent.name for path in models if path.parent.name not in _NO_POLICIES)]
+    trained = [path.parent.name for path in models if path.parent.name not in _NO_POLICIES]
+    critics = [RERANK] if (run / "models" / "critic" / "critic.json").is_file() else []
+    return [BEHAVIOUR, *trained, *critics]
 
 
 def evaluate_run(
@@ -83,7 +85,7 @@ def _play(run: Run, source: Path, policies: Sequence[str], make_cluster: Callabl
         for policy in policies:
 
             def work(name: str = policy) -> dict[str, Any]:
-                return score(run, cluster(), name, policy_model(run.settings, source, name), show.watch(name))
+                return score(run, cluster(), name, player(run.settings, source, name), show.watch(name))
 
             record = run.stage(_stage(policy), work)
             show.stage(policy, meaning, record.seconds, record.rows, record.skipped)

@@ -43,7 +43,7 @@ def _train_critic(run: Run, cluster: Cluster, seen: OnProgress) -> dict[str, Any
 
 
 def _train_policies(run: Run, cluster: Cluster, seen: OnProgress) -> dict[str, Any]:
-    methods = ["digi_q", *run.settings.policy.controls]
+    methods = run.settings.policy.trained
     figures = cluster.learn([(train_policy, (run.root, method, run.settings)) for method in methods], seen)
     return {"rows": sum(one["rows"] for one in figures), **dict(zip(methods, figures, strict=True))}
 

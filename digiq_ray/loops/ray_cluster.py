@@ -21,7 +21,7 @@ from digiq_ray.core.errors import WorkerLostError
 from digiq_ray.core.policies import Policy
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.learner.actor import CONTROL, Learner, Training
-from digiq_ray.loops.clusters import ANSWER_SECONDS, OnProgress
+from digiq_ray.loops.clusters import ANSWER_SECONDS, OnProgress, engine_policy
 from digiq_ray.loops.patience import Patience
 from digiq_ray.loops.pipeline import run_pipeline
 from digiq_ray.loops.reaper import Reaper
@@ -30,14 +30,15 @@ from emulator_workers.environment import Environment
 from emulator_workers.pool import EmulatorPool, PoolReport
 from emulator_workers.rollout import Job
 from serve.bulk import Done, Shard, Work
-from serve.engine import EngineActor, EnginePolicy, RemoteEngine
+from serve.engine import EngineActor, RemoteEngine
+from serve.rerank import Rerank
 
 _POLL_SECONDS = 0.5
 
 
-def _remote_policy(engines: Sequence[Any], model: str, temperature: float) -> Policy:
+def _remote_policy(engines: Sequence[Any], model: str, temperature: float, rerank: Rerank | None) -> Policy:
     engine = RemoteEngine.in_turn(engines, deadline=ANSWER_SECONDS)
-    return EnginePolicy(engine, model=model, temperature=temperature, deadline=ANSWER_SECONDS)
+    return engine_policy(engine, model, temperature, rerank)
 
 
 @contextmanager
@@ -101,10 +102,11 @@ class RayCluster:
         make_environment: Callable[[], Environment],
         store: str,
         on_progress: OnProgress,
+        rerank: Rerank | None = None,
     ) -> PoolReport:
         """See ``Cluster``."""
         devices = self._settings.devices
-        make_policy = functools.partial(_remote_policy, self._hired_engines(), model, temperature)
+        make_policy = functools.partial(_remote_policy, self._hired_engines(), model, temperature, rerank)
         spec = worker_spec(self._settings, make_environment=make_environment, make_policy=make_policy, store=store)
         pool = EmulatorPool(
             spec,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,20 @@ from digiq_ray.loops.run import Run
 from digiq_ray.loops.stages.devices import environment_factory, held_out_tasks, relearned_kinds
 from digiq_ray.store.episodes import EpisodeStore
 from emulator_workers.rollout import make_jobs
+from serve.protocols import Reader
+from serve.rerank import Rerank
 
 BEHAVIOUR = "behaviour"
+RERANK = "q_rerank"
+
+
+@dataclass(frozen=True, slots=True)
+class Player:
+    """Who plays: a model, its temperature where it samples, and how a critic judges its samples, if one does."""
+
+    model: str
+    temperature: float
+    rerank: Rerank | None = None
 
 
 def evaluate(run: Run, cluster: Cluster, on_progress: OnProgress) -> dict[str, Any]:
@@ -26,20 +39,32 @@ def evaluate(run: Run, cluster: Cluster, on_progress: OnProgress) -> dict[str, A
         def seen(done: int, total: int, before: int = number) -> None:
             on_progress(before * total + done, len(policies) * total)
 
-        figures = score(run, cluster, policy, policy_model(run.settings, run.root, policy), seen)
+        figures = score(run, cluster, policy, player(run.settings, run.root, policy), seen)
         found["rows"] += figures.pop("rows")
         found[policy] = figures
     return found
 
 
-def policy_model(settings: RunSettings, root: Path, policy: str) -> str:
-    """The model of a policy of the run in ``root``."""
-    return settings.vlm.model if policy == BEHAVIOUR else str(RunPaths(root).model(policy))
+def player(settings: RunSettings, root: Path, policy: str) -> Player:
+    """Who plays as a policy of the run in ``root``.
+
+    Re-ranking is the behaviour policy, which proposes as it does to best-of-N, with the run's critic.
+    """
+    paths, chosen, features = RunPaths(root), settings.policy, settings.features
+    if policy != RERANK:
+        model = settings.vlm.model if policy == BEHAVIOUR else str(paths.model(policy))
+        return Player(model, settings.evaluate.temperature)
+    reader = Reader(str(paths.model("feature_vlm")), features.layer, features.pooling)
+    rerank = Rerank(settings.candidates.k, reader, paths.model("critic"), chosen.min_support, chosen.support_radius)
+    return Player(settings.vlm.model, settings.candidates.temperature, rerank)
 
 
-def score(run: Run, cluster: Cluster, policy: str, model: str, on_progress: OnProgress) -> dict[str, Any]:
-    """Success of one policy, whose weights are in ``model``; the episodes lie in ``run``, and ``rows`` counts them."""
-    modes = ["sampled", "greedy"] if run.settings.evaluate.greedy else ["sampled"]
+def score(run: Run, cluster: Cluster, policy: str, plays: Player, on_progress: OnProgress) -> dict[str, Any]:
+    """Success of one policy; the episodes lie in ``run``, and ``rows`` counts them.
+
+    Re-ranking has no greedy figure: without sampling there is nothing to choose from.
+    """
+    modes = ["sampled", "greedy"] if run.settings.evaluate.greedy and plays.rerank is None else ["sampled"]
     figures: dict[str, Any] = {}
     rows = 0
     for number, mode in enumerate(modes):
@@ -47,21 +72,22 @@ def score(run: Run, cluster: Cluster, policy: str, model: str, on_progress: OnPr
         def seen(done: int, total: int, before: int = number) -> None:
             on_progress(before * total + done, len(modes) * total)
 
-        result, steps = _play(run, cluster, policy, model, mode, seen)
+        result, steps = _play(run, cluster, policy, plays, mode, seen)
         rows += steps
         figures |= result if mode == "sampled" else {mode: result}
     return {**figures, "rows": rows}
 
 
 def _play(
-    run: Run, cluster: Cluster, policy: str, model: str, mode: str, on_progress: OnProgress
+    run: Run, cluster: Cluster, policy: str, plays: Player, mode: str, on_progress: OnProgress
 ) -> tuple[dict[str, Any], int]:
     settings, path = run.settings, run.paths.evaluation(policy, mode)
     store, tasks = EpisodeStore.create(path), held_out_tasks(settings)
     report = cluster.play(
         make_jobs(tasks, run=f"evaluate/{policy}/{mode}", seed=settings.seed),
-        model=model,
-        temperature=settings.evaluate.temperature if mode == "sampled" else 0.0,
+        model=plays.model,
+        rerank=plays.rerank,
+        temperature=plays.temperature if mode == "sampled" else 0.0,
         make_environment=environment_factory(settings),
         store=str(path),
         on_progress=on_progress,
