@@ -15,6 +15,7 @@ from digiq_ray.loops.evaluate import policies_of
 from digiq_ray.loops.run import Run
 from digiq_ray.store.episodes import EpisodeStore
 
+pytestmark = pytest.mark.slow
 TRAINED = {"digi_q", *get_args(Control)} - {"q_rerank"}
 MORE = [f"policy.controls=[{','.join(get_args(Control))}]", "policy.digirl_share=0.5", "critic.steps=30"]
 
