@@ -42,7 +42,10 @@ class CriticTrainer:
         return {"critic": self.critic, "target": self.target}
 
     def step(self, index: int) -> dict[str, float]:
-        """One update on one batch; returns that batch's root mean squared errors and mean values."""
+        """One update on one batch; returns that batch's root mean squared errors and mean values.
+
+        ``target_change`` is how far the update moved the batch's targets of Q, root mean squared (0 without bootstrap).
+        """
         rng = np.random.default_rng([self._seed, index])
         rows = torch.from_numpy(rng.integers(len(self.data), size=self.settings.batch))
         y_q, y_v = self._targets(rows)
@@ -60,6 +63,7 @@ class CriticTrainer:
             torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self.settings.clip)
         self.optimizer.step()
         polyak(self.target, self.critic, self.settings.tau)
+        moved = self._q_targets(rows) - y_q
         with torch.no_grad():
             q, v = q_heads.readout.values(q_out), v_heads.readout.values(v_out)
             return {
@@ -68,23 +72,29 @@ class CriticTrainer:
                 "q_mean": float(q.mean()),
                 "v_mean": float(v.mean()),
                 "conservatism": float(conservative),
+                "target_change": float(moved.square().mean()) ** 0.5,
             }
 
     @torch.no_grad()
     def _targets(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Targets of Q and V, ``[n]``, or ``[heads, n]`` where each head follows its own target head."""
-        data, target = self.data, self.target
+        data, target, y_q = self.data, self.target, self._q_targets(rows)
         if self.settings.objective == "mc":
-            returns = data.returns[rows]
-            y = (returns > 0).float() if self.settings.loss == "logistic" else returns
-            return y, y
-        next_value = self._one(target.v_heads, data.state_features[data.successor[rows]])
-        y_q = q_target(data.reward[rows], data.discount[rows], next_value)
+            return y_q, y_q
         if self.settings.backup == "executed":
             return y_q, self._one(target.q_heads, data.action_features[data.action[rows]])
         weights = data.weights[rows]
         values = self._padded(rows, weights > 0, lambda features: self._one(target.q_heads, features))
         return y_q, expected_q(values, weights)
+
+    @torch.no_grad()
+    def _q_targets(self, rows: torch.Tensor) -> torch.Tensor:
+        data = self.data
+        if self.settings.objective == "mc":
+            returns = data.returns[rows]
+            return (returns > 0).float() if self.settings.loss == "logistic" else returns
+        next_value = self._one(self.target.v_heads, data.state_features[data.successor[rows]])
+        return q_target(data.reward[rows], data.discount[rows], next_value)
 
     def _outputs(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Outputs of all heads for the executed actions and the states, and how far candidates stand out."""

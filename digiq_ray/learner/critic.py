@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from digiq_ray.core.rng import seed_of
 from digiq_ray.core.settings import CriticSettings, RunSettings
 from digiq_ray.critic.dataset import build
-from digiq_ray.critic.heads import Critic, CriticShape, HeadShape
+from digiq_ray.critic.heads import Critic, CriticShape, HeadShape, aggregated
 from digiq_ray.critic.training import CriticTrainer
+from digiq_ray.diagnostics.agreement import rank_agreement
+from digiq_ray.diagnostics.bounds import value_bound
 from digiq_ray.diagnostics.sensitivity import action_sensitivity
 from digiq_ray.learner.data import (
     FeatureIndex,
@@ -34,7 +37,8 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep, *, name: st
     """Trains Q and V heads and publishes them under ``name``.
 
     Returns:
-        Curves, the final TD error, action sensitivity, and a sample of Q at executed actions by outcome.
+        Curves, the final TD error, action sensitivity, rank agreement of the heads, the largest Q and the largest that
+        the rewards allow, and a sample of Q at executed actions by outcome.
 
     Raises:
         StoreError: there is nothing to train on, or something lacks candidates or features.
@@ -64,19 +68,27 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep, *, name: st
         on_step=on_step,
     )
     critic.eval()
-    q_all = values_of(critic.q, index.action_view)
+    both = values_of(lambda features: _with_heads(critic, features), index.action_view)
+    q_all, q_heads, rows = both[0], both[1:], data.candidates.numpy()
     executed = q_all[data.action.numpy()]
     won = np.repeat([episode.success for episode in episodes], [len(episode.actions) for episode in episodes])
     save_critic(critic, paths.model(name))
     return {
         "rows": len(data),
         "episodes_left_out": len(played) - len(episodes),
-        **action_sensitivity(q_all[data.candidates.numpy()], data.weights.numpy()),
+        **action_sensitivity(q_all[rows], data.weights.numpy()),
+        "rank_agreement": rank_agreement(q_heads[:, rows], data.weights.numpy()),
+        "q_largest": float(np.abs(q_all[rows[rows >= 0]]).max()),
+        # Losses that classify between bounds cannot leave them.
+        "value_bound": value_bound(data.reward.numpy(), data.discount.numpy())
+        if chosen.loss in ("mse", "huber")
+        else None,
         "td_error": figures["td_error"][-1][1] if figures.get("td_error") else 0.0,
         "curve": [
             [step, error, *(figures[name][i][1] for name in ("v_error", "q_mean"))]
             for i, (step, error) in enumerate(figures.get("td_error", []))
         ],
+        "target_curve": figures.get("target_change", []),
         "q_success": _thinned(executed[won]),
         "q_failure": _thinned(executed[~won]),
     }
@@ -93,6 +105,12 @@ def train_monte_carlo(root: Path, settings: RunSettings, on_step: OnStep) -> dic
     monte_carlo = settings.critic.model_copy(update={"objective": "mc", "backup_support": 1})
     figures = train_critic(root, settings.model_copy(update={"critic": monte_carlo}), on_step, name="critic_mc")
     return {name: value for name, value in figures.items() if isinstance(value, float)}
+
+
+def _with_heads(critic: Critic, features: torch.Tensor) -> torch.Tensor:
+    """Q and the Q of each head, ``[1 + heads, n]``."""
+    heads = critic.q_heads.values(features)
+    return torch.cat([aggregated(heads, critic.shape.aggregate)[None], heads])
 
 
 def shape_of(chosen: CriticSettings, state_dim: int, action_dim: int) -> CriticShape:

@@ -118,12 +118,15 @@ def tensor(view: FeatureView, rows: range | Sequence[int] | None = None) -> torc
 
 
 def values_of(head: Callable[[torch.Tensor], torch.Tensor], view: FeatureView) -> NDArray[np.float64]:
-    """``head`` (``[n, dim]`` to ``[n]``) of every feature, without holding more than a block of them in memory."""
+    """``head`` (``[n, dim]`` to ``[.., n]``) of every feature, without holding more than a block of them in memory."""
     values = np.empty(len(view))
     with torch.inference_mode():
         for start in range(0, len(view), _BLOCK_ROWS):
             rows = range(start, min(start + _BLOCK_ROWS, len(view)))
-            values[rows.start : rows.stop] = head(tensor(view, rows)).numpy()
+            found = head(tensor(view, rows)).numpy()
+            if found.shape[:-1] != values.shape[:-1]:  # one value for each feature, or one for each head
+                values = np.empty((*found.shape[:-1], len(view)))
+            values[..., rows.start : rows.stop] = found
     return values
 
 
