@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from digiq_ray.evaluation.table import print_report
@@ -52,6 +53,10 @@ class Show:
         """One line for a stage that is done."""
         took = "done before" if skipped else f"{seconds:6.1f} s"
         self._console.print(f"[green]✓[/] {name:<13}{took:>12}{rows:>9,} rows   [dim]{meaning}[/]", soft_wrap=True)
+
+    def alarm(self, stage: str, text: str) -> None:
+        """One line below that of the stage."""
+        self._console.print(f"[bold yellow]![/] {stage:<13}{escape(text)}", soft_wrap=True)
 
     def report(self, report: dict[str, Any], root: Path) -> None:
         """The table at the end, and where the report lies."""

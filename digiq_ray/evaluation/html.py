@@ -45,6 +45,7 @@ def render_report(report: Report, strips: Sequence[FilmStrip] = ()) -> str:
         critic=sections.critic(report),
         finetune=sections.finetune(report),
         extraction=sections.extraction(report),
+        alarms=sections.alarms(report),
         checks=sections.checks(report),
         origin=sections.origin(report),
     )

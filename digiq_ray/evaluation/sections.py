@@ -17,6 +17,7 @@ from digiq_ray.evaluation.plots import Bar
 from digiq_ray.evaluation.statistics import Difference, Proportion, difference
 from digiq_ray.evaluation.wording import (
     Report,
+    compact,
     count,
     duration,
     figure,
@@ -326,6 +327,23 @@ def checks(report: Report) -> Section:
         return None
     passed = sum(row["passed"] for row in rows)
     return {"rows": rows, "passed": passed, "all": passed == len(rows), "sentence": f"{passed} of {len(rows)} passed"}
+
+
+def alarms(report: Report) -> Section:
+    """What went wrong in training without ending it; an empty list says so, a report from before alarms says nothing."""
+    if report.get("alarms") is None:
+        return None
+    rows = [
+        {
+            "name": str(alarm.get("name", "")).replace("_", " "),
+            "stage": alarm.get("stage", ""),
+            "figures": f"{compact(finite(alarm.get('value')))}, limit {compact(finite(alarm.get('limit')))}",
+            "cause": alarm.get("cause", ""),
+            "change": alarm.get("change", ""),
+        }
+        for alarm in report["alarms"]
+    ]
+    return {"rows": rows, "sentence": f"{len(rows)} in training" if rows else "none"}
 
 
 def origin(report: Report) -> dict[str, Any]:

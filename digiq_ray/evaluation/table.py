@@ -12,8 +12,10 @@ from rich.text import Text
 
 from digiq_ray.evaluation.wording import (
     Report,
+    compact,
     duration,
     figure,
+    finite,
     interval,
     number,
     percent,
@@ -28,7 +30,7 @@ _TIME_BAR = 24  # characters
 
 def print_report(report: Report, console: Console) -> None:
     """Prints what a person wants to know first when a run ends."""
-    for part in (_policies(report), _ranking(report), _time(report), _checks(report)):
+    for part in (_policies(report), _ranking(report), _time(report), _alarms(report), _checks(report)):
         if part is not None:
             console.print()
             console.print(part)
@@ -79,6 +81,15 @@ def _time(report: Report) -> Table | None:
         time = "done before" if stage.get("skipped") else duration(stage["seconds"])
         table.add_row(Text(str(stage.get("name", ""))), Text(time), Text(bar, style="blue"))
     return table
+
+
+def _alarms(report: Report) -> Text | None:
+    lines = [
+        f"! {alarm.get('stage', '')}: {str(alarm.get('name', '')).replace('_', ' ')} "
+        f"({compact(finite(alarm.get('value')))}, limit {compact(finite(alarm.get('limit')))}): {alarm.get('change', '')}"
+        for alarm in report.get("alarms") or ()
+    ]
+    return Text("\n".join(["Alarms", *lines]), style="yellow") if lines else None
 
 
 def _checks(report: Report) -> Table | None:

@@ -102,6 +102,11 @@ def number(value: float | None, digits: int = 2) -> str:
     return NOTHING if value is None else f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
 
 
+def compact(value: float | None) -> str:
+    """A number with three digits, however large or small."""
+    return NOTHING if value is None else f"{value:.3g}".replace("-", "−")
+
+
 def count(value: float | None) -> str:
     """A whole number with separators of thousands."""
     return number(value, 0)

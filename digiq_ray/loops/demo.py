@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.evaluation.html import render_report
+from digiq_ray.loops.alarms import stage_alarms
 from digiq_ray.loops.clusters import Cluster, OnProgress, SerialCluster
 from digiq_ray.loops.memory import PeakMemory
 from digiq_ray.loops.offline import RECIPE, Stage, carry_out, offline, require_earlier
@@ -29,6 +30,10 @@ class Show(Protocol):
         """A stage is done."""
         ...
 
+    def alarm(self, stage: str, text: str) -> None:
+        """Something is wrong with what a stage that is done has trained."""
+        ...
+
 
 def make_cluster(settings: RunSettings, serial: bool) -> Cluster:
     """Where a run's parts work: this process, or Ray."""
@@ -40,7 +45,12 @@ def make_cluster(settings: RunSettings, serial: bool) -> Cluster:
 
 
 def _on_stage(show: Show) -> Callable[[Stage, StageRecord], None]:
-    return lambda stage, record: show.stage(stage.name, stage.meaning, record.seconds, record.rows, record.skipped)
+    def tell(stage: Stage, record: StageRecord) -> None:
+        show.stage(stage.name, stage.meaning, record.seconds, record.rows, record.skipped)
+        for alarm in stage_alarms(stage.name, record.figures):
+            show.alarm(stage.name, alarm.sentence)
+
+    return tell
 
 
 def whole_run(command: str, root: Path, settings: RunSettings, *, serial: bool, show: Show) -> dict[str, Any]:
@@ -75,4 +85,5 @@ def one_stage(name: str, root: Path, settings: RunSettings, *, serial: bool, sho
         finally:
             cluster.close()
     _on_stage(show)(stage, record)
-    return {"name": name, "seconds": record.seconds, "skipped": record.skipped, **record.figures}
+    alarms = [alarm.to_json() for alarm in stage_alarms(name, record.figures)]
+    return {"name": name, "seconds": record.seconds, "skipped": record.skipped, **record.figures, "alarms": alarms}

@@ -8,6 +8,7 @@ from typing import Any
 
 from digiq_ray import __version__
 from digiq_ray.evaluation.statistics import intervals_apart
+from digiq_ray.loops.alarms import stage_alarms
 from digiq_ray.loops.offline import RECIPE
 from digiq_ray.loops.run import Run, StageRecord
 
@@ -61,6 +62,9 @@ def build_report(
     }
     if "rank" in records:
         report["ranking"] = _without_rows(records["rank"].figures)
+    report["alarms"] = [
+        alarm.to_json() for name, record in records.items() for alarm in stage_alarms(name, record.figures)
+    ]
     report["checks"] = checks(report)
     report["peak_memory_mb"] = round(peak_memory_mb)
     report["seconds"] = round(seconds, 1)

@@ -226,3 +226,20 @@ def test_the_page_stays_small_whatever_the_screens(full_report, make_screen):
     html = render_report(full_report, [FilmStrip("Before", "task", "time limit", False, frames)])
     assert html.count("data:image/jpeg") == 24
     assert len(html) < 3_000_000
+
+
+def test_alarms_have_a_section_with_cause_and_change(full_report):
+    full_report["alarms"] = [
+        {"name": "loss_is_zero", "stage": "finetune", "value": 0.0, "limit": 0.0, "cause": EVIL, "change": "look"}
+    ]
+    page = Page(render_report(full_report))
+    assert "Alarms: 1 in training" in page.words
+    assert "! finetune loss is zero (0, limit 0)" in page.words
+    assert "To change: look" in page.words
+    assert not page.all("script")
+
+
+def test_no_alarms_are_said_and_reports_from_before_say_nothing(full_report):
+    assert "Alarms" not in Page(render_report(full_report)).words
+    full_report["alarms"] = []
+    assert "Alarms: none" in Page(render_report(full_report)).words

@@ -63,3 +63,18 @@ def test_any_part_may_be_missing(full_report, key):
 
 def test_an_empty_report_prints_nothing():
     assert printed({}) == ""
+
+
+def test_alarms_are_printed_with_what_to_change(full_report):
+    assert "Alarms" not in printed(full_report)
+    full_report["alarms"] = [
+        {
+            "name": "q_out_of_range",
+            "stage": "train-critic",
+            "value": 1.7,
+            "limit": 1.5,
+            "cause": "",
+            "change": "lower it",
+        }
+    ]
+    assert "! train-critic: q out of range (1.7, limit 1.5): lower it" in " ".join(printed(full_report).split())

@@ -28,6 +28,9 @@ class Quiet:
         if not skipped:
             self.worked.append(name)
 
+    def alarm(self, stage: str, text: str) -> None:
+        pass
+
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object], list[str]]:
