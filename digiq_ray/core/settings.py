@@ -89,6 +89,10 @@ class CandidateSettings(Section):
     temperature: float = Field(1.0, gt=0, description="sampling temperature")
 
 
+Metric = Literal["mse", "mae"]
+Box = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=4, max_length=4)]
+
+
 class FinetuneSettings(Section):
     """Stage 1: does this action change the screen?"""
 
@@ -97,9 +101,26 @@ class FinetuneSettings(Section):
     learning_rate: float = Field(5e-4, gt=0, description="peak learning rate (AdamW)")
     weight_decay: float = Field(0.01, ge=0, description="weight decay")
     rehearsal: float = Field(0.5, ge=0, description="weight of predicting the behaviour action beside the answer")
-    threshold: float = Field(30.0, gt=0, description="mean squared pixel difference (0 to 255) that is a change")
+    metric: Metric = Field("mse", description="how two screens are compared: mean squared or mean absolute difference")
+    threshold: float = Field(30.0, gt=0, description="mean pixel difference (0 to 255, or its square) that is a change")
     ignore_top: float = Field(0.0625, ge=0, lt=1, description="share of the screen's height left out: the status bar")
+    ignore_boxes: list[Box] = Field(
+        [], description="other regions left out: [x0, y0, x1, y1] as shares of width and height, from the top left"
+    )
     held_out: float = Field(0.1, gt=0, lt=1, description="share of episodes kept for measuring accuracy")
+    patience: int = Field(
+        0, ge=0, description="stop after so many evaluations without a better held-out accuracy; 0 is never"
+    )
+    evaluate_every: int = Field(20, ge=1, description="patience: updates between evaluations")
+
+    @model_validator(mode="after")
+    def _label_makes_sense(self) -> FinetuneSettings:
+        if self.metric == "mae" and "threshold" not in self.model_fields_set:
+            raise ValueError("metric=mae needs a threshold of its own (the default 30 is a square): set threshold to 5")
+        for left, top, right, bottom in self.ignore_boxes:
+            if left >= right or top >= bottom:
+                raise ValueError(f"ignore_boxes: [{left:g}, {top:g}, {right:g}, {bottom:g}] is no box [x0, y0, x1, y1]")
+        return self
 
 
 class FeatureSettings(Section):

@@ -286,11 +286,26 @@ def finetune(report: Report) -> Section:
                 f"answer.{changed}",
             }
         )
+        charts[0]["meaning"] += _label_words(section(stage, "labels"))
     loss = [row for row in stage.get("loss") or () if len(row) >= 2]
     if len(loss) > 1:
         svg = Markup(plots.loss_curve(loss, label="Loss of stage 1 over updates"))
         charts.append({"title": "Loss of stage 1", "svg": svg, "meaning": "It falls while the model learns to answer."})
     return {"charts": charts} if charts else None
+
+
+def _label_words(labels: Report) -> str:
+    """Balance and stability of the labels, as sentences to add."""
+    parts = []
+    if figure(labels, "changed") is not None:
+        parts.append(f"labels: {count(figure(labels, 'changed'))} yes, {count(figure(labels, 'unchanged'))} no")
+    for share, of, words in (
+        ("idle_changed", "idle", "actions that touch nothing say yes all the same (animations, or pages that load)"),
+        ("contradicted", "repeated", "repeated steps (same screen, same action) contradict their like"),
+    ):
+        if figure(labels, share) is not None:
+            parts.append(f"{percent(figure(labels, share))} of {count(figure(labels, of))} {words}")
+    return f" All {'; '.join(parts)}." if parts else ""
 
 
 _FIGURES = (
@@ -330,7 +345,7 @@ def checks(report: Report) -> Section:
 
 
 def alarms(report: Report) -> Section:
-    """What went wrong in training without ending it; an empty list says so, a report from before alarms says nothing."""
+    """What went wrong in training without ending it; an empty list says so, an older report says nothing."""
     if report.get("alarms") is None:
         return None
     rows = [

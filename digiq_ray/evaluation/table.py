@@ -84,11 +84,11 @@ def _time(report: Report) -> Table | None:
 
 
 def _alarms(report: Report) -> Text | None:
-    lines = [
-        f"! {alarm.get('stage', '')}: {str(alarm.get('name', '')).replace('_', ' ')} "
-        f"({compact(finite(alarm.get('value')))}, limit {compact(finite(alarm.get('limit')))}): {alarm.get('change', '')}"
-        for alarm in report.get("alarms") or ()
-    ]
+    lines = []
+    for alarm in report.get("alarms") or ():
+        name = str(alarm.get("name", "")).replace("_", " ")
+        figures = f"{compact(finite(alarm.get('value')))}, limit {compact(finite(alarm.get('limit')))}"
+        lines.append(f"! {alarm.get('stage', '')}: {name} ({figures}): {alarm.get('change', '')}")
     return Text("\n".join(["Alarms", *lines]), style="yellow") if lines else None
 
 

@@ -5,6 +5,7 @@ All prepared screens are kept in memory during training, as bytes (about 28 kB e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from PIL import Image
 
 from digiq_ray.core.errors import StoreError
 from digiq_ray.core.rng import seed_of
-from digiq_ray.core.settings import RunSettings
+from digiq_ray.core.settings import Metric, RunSettings
+from digiq_ray.diagnostics.labels import LabelledStep, label_quality
 from digiq_ray.learner.directories import publish_directory
 from digiq_ray.learner.models import resolve
 from digiq_ray.learner.paths import RunPaths
@@ -25,13 +27,16 @@ from digiq_ray.vlm.images import Fit, decode
 from digiq_ray.vlm.model import Vlm
 
 _LONGEST_SIDE = 576
-_LARGEST_DISTANCE = 255.0**2
+_LARGEST_DIFFERENCE = 255.0
 
 
 def label(
-    store: EpisodeStore, vlm: Vlm, settings: RunSettings
+    store: EpisodeStore, vlm: Vlm, settings: RunSettings, seen: list[LabelledStep] | None = None
 ) -> tuple[list[ChangeExample], list[ChangeExample], list[float]]:
-    """Training and held-out examples, and all pixel distances. Whole episodes are held out, by a hash of their id."""
+    """Training and held-out examples, and all pixel distances. Whole episodes are held out, by a hash of their id.
+
+    What there is to judge the labels by is added to ``seen``.
+    """
     training: list[ChangeExample] = []
     held_out: list[ChangeExample] = []
     distances: list[float] = []
@@ -45,11 +50,15 @@ def label(
         aside = seed_of("held out", episode.episode_id) % 10_000 < chosen.held_out * 10_000
         for number, step in enumerate(episode.steps[:-1]):
             text = step.action_text or ""
-            distance = screen_distance(pictures[number], pictures[number + 1], chosen.ignore_top)
+            distance = screen_distance(
+                pictures[number], pictures[number + 1], chosen.ignore_top, chosen.ignore_boxes, chosen.metric
+            )
             prefix = vlm.prefix_ids(screens[number], episode.task.text, history)
             distances.append(distance)
-            example = ChangeExample(screens[number], prefix, text, distance > chosen.threshold)
-            (held_out if aside else training).append(example)
+            changed = distance > chosen.threshold
+            (held_out if aside else training).append(ChangeExample(screens[number], prefix, text, changed))
+            if seen is not None:
+                seen.append(LabelledStep(step.screen, text, step.action, changed))
             history = (*history, text)
     return training, held_out, distances
 
@@ -70,23 +79,33 @@ def picture(screen: bytes, prepared: dict[str, torch.Tensor], fit: Fit) -> torch
     return torch.from_numpy(np.array(image).transpose(2, 0, 1))
 
 
-def screen_distance(before: torch.Tensor, after: torch.Tensor, ignore_top: float) -> float:
+def screen_distance(
+    before: torch.Tensor,
+    after: torch.Tensor,
+    ignore_top: float,
+    boxes: Sequence[Sequence[float]] = (),
+    metric: Metric = "mse",
+) -> float:
     """``pixel_distance``; the largest possible where the sizes differ (the screen was turned)."""
-    return pixel_distance(before, after, ignore_top) if before.shape == after.shape else _LARGEST_DISTANCE
+    if before.shape != after.shape:
+        return _LARGEST_DIFFERENCE**2 if metric == "mse" else _LARGEST_DIFFERENCE
+    return pixel_distance(before, after, ignore_top, boxes, metric)
 
 
 def finetune(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str, Any]:
     """Fine-tunes the behaviour policy's VLM and publishes it as ``feature_vlm``.
 
     Returns:
-        ``accuracy`` and ``majority`` (share of the commoner label) on held-out episodes, before and after, and curves.
+        ``accuracy`` and ``majority`` (share of the commoner label) on held-out episodes, before and after, how
+        trustworthy the ``labels`` are (see ``label_quality``), how many updates were made, and curves.
 
     Raises:
         StoreError: there is no step to learn from.
     """
     paths, chosen = RunPaths(root), settings.finetune
     vlm = Vlm.load(resolve(settings.vlm.model))
-    training, held_out, distances = label(EpisodeStore(paths.episodes), vlm, settings)
+    seen: list[LabelledStep] = []
+    training, held_out, distances = label(EpisodeStore(paths.episodes), vlm, settings, seen)
     if not distances:
         raise StoreError(f"{paths.episodes} holds no step to learn from: collect episodes first")
     measured = held_out or training
@@ -103,7 +122,10 @@ def finetune(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str, An
             rehearsal=chosen.rehearsal,
             clip=1.0,
             seed=seed_of("stage 1", settings.seed),
+            patience=chosen.patience,
+            evaluate_every=chosen.evaluate_every,
         ),
+        measured,
     )
     figures = train(
         trainer,
@@ -112,6 +134,7 @@ def finetune(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str, An
         logs=paths.logs,
         every=settings.learner.checkpoint_every,
         on_step=on_step,
+        stopped=lambda: trainer.stopped,
     )
     vlm.model.eval()
     after = accuracy(vlm, measured)
@@ -124,5 +147,9 @@ def finetune(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str, An
         "changed_share": changed,
         "held_out": len(held_out),
         "median_distance": sorted(distances)[len(distances) // 2],
+        "labels": label_quality(seen),
+        "updates": int(figures["loss"][-1][0]) if figures.get("loss") else 0,
         "loss": figures.get("loss", []),
+        "answer_loss": figures.get("answer_loss", []),
+        "accuracy_curve": trainer.early_stop.curve() if trainer.early_stop else [],
     }

@@ -48,7 +48,15 @@ class Trainer(Protocol):
 
 
 def train(
-    trainer: Trainer, *, name: str, checkpoints: Path, logs: Path, every: int, on_step: OnStep, points: int = 60
+    trainer: Trainer,
+    *,
+    name: str,
+    checkpoints: Path,
+    logs: Path,
+    every: int,
+    on_step: OnStep,
+    points: int = 60,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Figures:
     """Trains to the end, going on from the newest checkpoint.
 
@@ -59,6 +67,7 @@ def train(
         every: Steps between checkpoints.
         on_step: Called with (steps done, steps in all).
         points: How many points a curve has at most; each is the mean over the steps since the one before.
+        stopped: Asked after each step whether to end before the last; must depend on what a checkpoint holds only.
 
     Returns:
         Curves: ``{figure: [[step, value], ...]}``, up to the last step.
@@ -81,11 +90,14 @@ def train(
             figures = trainer.step(index)
             _check_finite(name, index, figures)
             done = index + 1
-            for figure, value in curves.add(done, figures, last=done == trainer.steps).items():
+            ended = done == trainer.steps or stopped()
+            for figure, value in curves.add(done, figures, last=ended).items():
                 writer.add_scalar(f"{name}/{figure}", value, done)
-            if done % every == 0 and done < trainer.steps:
+            if done % every == 0 and not ended:
                 kept.save(done, trainer.modules(), trainer.optimizer, curves)
             on_step(done, trainer.steps)
+            if ended:
+                break
     return curves.points
 
 

@@ -6,6 +6,7 @@ import torch
 from small_runs import CANDIDATES, EXECUTED, make_run, make_settings
 
 from digiq_ray.core.errors import StoreError
+from digiq_ray.diagnostics.alarms import critic_alarms
 from digiq_ray.learner.critic import train_critic
 from digiq_ray.learner.data import FeatureIndex, tensor
 from digiq_ray.learner.models import load_critic
@@ -86,6 +87,17 @@ def test_an_episode_with_a_gap_is_left_out_and_counted(tmp_path):
     gap, whole = (train_critic(tmp_path / name, make_settings(), nothing) for name in ("gap", "whole"))
     assert (gap["episodes_left_out"], whole["episodes_left_out"]) == (1, 0)
     assert gap["rows"] == whole["rows"] - 2
+
+
+def test_features_without_the_action_raise_the_alarm_of_a_blind_critic(tmp_path):
+    blind = {
+        key: {text: (count, 0.1 * number) for text, (count, _) in options.items()}
+        for number, (key, options) in enumerate(CANDIDATES.items())
+    }
+    make_run(tmp_path, blind)
+    figures = train_critic(tmp_path, make_settings(), nothing)
+    assert [alarm.name for alarm in critic_alarms(figures)] == ["q_ignores_the_action"]
+    assert figures["rank_agreement"] is None
 
 
 def test_nothing_to_learn_from_is_a_typed_error(tmp_path):

@@ -8,6 +8,7 @@ from small_runs import EXECUTED, make_run, make_settings, png
 
 from digiq_ray.core.errors import StoreError
 from digiq_ray.core.settings import Control
+from digiq_ray.diagnostics.alarms import finetune_alarms
 from digiq_ray.learner import policy
 from digiq_ray.learner.policy import train_policy
 from digiq_ray.learner.stage1 import finetune, label, picture, screen_distance
@@ -157,6 +158,45 @@ def test_stage_1_without_a_step_is_a_typed_error(tmp_path, model):
     EpisodeStore.create(tmp_path / "episodes")
     with pytest.raises(StoreError, match="holds no step to learn from: collect episodes first"):
         finetune(tmp_path, settings_of(model), nothing)
+
+
+def test_labels_can_leave_regions_out_and_use_another_metric(tmp_path, model):
+    paths, seen = make_run(tmp_path), []
+    whole = settings_of(model, finetune={"ignore_boxes": [[0.0, 0.0, 1.0, 0.99]], "ignore_top": 0.0})
+    _, _, distances = label(EpisodeStore(paths.episodes), Vlm.load(model), whole, seen)
+    assert len(seen) == len(distances) == 5
+    absolute = settings_of(model, finetune={"metric": "mae", "threshold": 5})
+    _, _, smaller = label(EpisodeStore(paths.episodes), Vlm.load(model), absolute)
+    assert all(0 < one < other for one, other in zip(smaller, distances, strict=True))
+
+
+def test_stage_1_reports_its_labels_and_warns_of_one_class(tmp_path, model):
+    make_run(tmp_path)
+    figures = finetune(tmp_path, settings_of(model), nothing)
+    assert (figures["labels"]["changed"], figures["labels"]["unchanged"], figures["labels"]["idle"]) == (5, 0, 2)
+    assert [alarm.name for alarm in finetune_alarms(figures)] == ["labels_degenerate"]
+    assert figures["updates"] == 4
+    assert figures["accuracy_curve"] == []
+
+
+def test_stage_1_stops_early_and_a_kill_changes_nothing(tmp_path, model):
+    class Killed(BaseException):
+        pass
+
+    def kill(done: int, total: int) -> None:
+        if done == 5:
+            raise Killed
+
+    chosen = {"steps": 30, "batch": 4, "patience": 3, "evaluate_every": 2}
+    whole, killed = make_run(tmp_path / "whole"), make_run(tmp_path / "killed")
+    figures = finetune(whole.root, settings_of(model, finetune=chosen), nothing)
+    assert figures["updates"] < 30
+    assert len(figures["accuracy_curve"]) == figures["updates"] // 2
+    with pytest.raises(Killed):
+        finetune(killed.root, settings_of(model, finetune=chosen), kill)
+    assert finetune(killed.root, settings_of(model, finetune=chosen), nothing) == figures
+    pairs = zip(weights(whole.model("feature_vlm")), weights(killed.model("feature_vlm")), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_a_large_screen_is_compared_as_a_whole_at_a_quarter_of_its_size():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from vlm_helpers import ACTIONS, TASKS, alone, fresh, png
 
 from digiq_ray.core.actions import ActionType, format_action, press
-from digiq_ray.core.errors import ModelError
+from digiq_ray.core.errors import InputError, ModelError
 from digiq_ray.vlm.batching import answer_logprobs
 from digiq_ray.vlm.finetune import (
     ChangeExample,
@@ -67,6 +67,25 @@ def test_the_status_bar_does_not_count_and_the_row_below_does():
     assert pixel_distance(before, after, 0.0) > 0.0
     after[:, 2] = 255
     assert pixel_distance(before, after, STATUS_BAR) == pytest.approx(255**2 / 30)
+
+
+def test_regions_that_are_ignored_do_not_count_whatever_the_metric():
+    before = torch.zeros((3, 10, 10), dtype=torch.uint8)
+    after = before.clone()
+    after[:, 4:6, 5:] = 200
+    assert pixel_distance(before, after, 0.0) == pytest.approx(200**2 / 10)
+    assert pixel_distance(before, after, 0.0, metric="mae") == pytest.approx(200 / 10)
+    for metric in ("mse", "mae"):
+        assert pixel_distance(before, after, 0.0, [[0.5, 0.4, 1.0, 0.6]], metric) == 0.0
+        assert pixel_distance(before, after, 0.2, [[0.55, 0.41, 1.0, 0.59]], metric) == 0.0, "a pixel touched is out"
+    left = pixel_distance(before, after, 0.0, [[0.0, 0.0, 1.0, 0.5]])
+    assert left == pytest.approx(200**2 / 10)
+
+
+def test_regions_that_leave_nothing_are_an_error():
+    picture = torch.zeros((3, 4, 4))
+    with pytest.raises(InputError, match=r"cover the whole screen: see finetune\.ignore_boxes"):
+        pixel_distance(picture, picture, 0.0, [[0.0, 0.0, 1.0, 0.5], [0.0, 0.5, 1.0, 1.0]])
 
 
 # ---- batches
