@@ -48,7 +48,7 @@ FAULTS = {
     "rankings_unreliable": {"rank_agreement": 0.03},
     "td_error_grows": {"curve": RISING},
     "q_out_of_range": {"q_largest": 1.7},
-    "targets_move_too_fast": {"target_curve": curve([0.09] * POINTS)},
+    "targets_move_too_fast": {"target_curve": curve([0.05] * POINTS)},
 }
 
 
@@ -96,7 +96,7 @@ def test_a_short_curve_has_no_trend():
 
 
 def test_the_targets_change_as_a_share_of_the_error():
-    assert target_change([9.0] * 6 + [0.02] * 3, [9.0] * 6 + [0.1] * 3) == pytest.approx(0.2)
+    assert target_change([0.01] * 6 + [0.04] * 3, [0.1] * 9) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(("share", "rings"), [(0.0, True), (0.01, True), (0.02, False), (0.9, False)])
