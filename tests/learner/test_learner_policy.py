@@ -162,7 +162,7 @@ def test_stage_1_without_a_step_is_a_typed_error(tmp_path, model):
 
 def test_labels_can_leave_regions_out_and_use_another_metric(tmp_path, model):
     paths, seen = make_run(tmp_path), []
-    whole = settings_of(model, finetune={"ignore_boxes": [[0.0, 0.0, 1.0, 0.99]], "ignore_top": 0.0})
+    whole = settings_of(model, finetune={"ignore_boxes": [[0.0, 0.0, 1.0, 0.9]], "ignore_top": 0.0})
     _, _, distances = label(EpisodeStore(paths.episodes), Vlm.load(model), whole, seen)
     assert len(seen) == len(distances) == 5
     absolute = settings_of(model, finetune={"metric": "mae", "threshold": 5})
