@@ -33,6 +33,7 @@ from digiq_ray.vlm.prompts import TEMPLATES
 
 _SENTINEL = "\N{WHITE SQUARE}digiq\N{WHITE SQUARE}"
 _CARD = "digiq.json"
+_TEXTS = 4096  # whose ids are kept: 10 MB at 50 tokens a text, 90 MB at 500; tokenising again takes 25 to 70 us
 _LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError, SafetensorError)
 
 
@@ -71,7 +72,7 @@ class Vlm:
         self._plain = PlainText(self.tokenizer, (marker,) if isinstance(marker, str) else ())
         self._image_ids: dict[tuple[int, int], list[int]] = {}
         self._head, self._after_image, self._tail = self._render()
-        self._tokens = lru_cache(maxsize=100_000)(self._tokenize)
+        self._tokens = lru_cache(maxsize=_TEXTS)(self._tokenize)
 
     # ---- loading and saving
 
