@@ -2,9 +2,9 @@
 
 ``publish`` lets requests under way end on the weights that they began with, keeps new ones waiting, replaces the
 weights in vLLM's workers, empties every cache that holds what the old ones computed, and goes on. A request is answered
-by one version from its first token to its last, and each piece of it says by which. The names and shapes of a
-checkpoint's tensors are compared with the running one's before anything is stopped: one that does not fit is refused
-and nothing has happened.
+by one version from its first token to its last, and each piece of it says by which. All else comes before anything is
+stopped: the names and shapes of a checkpoint's tensors are compared with the running one's, and its files are read
+once. What does not fit is refused and nothing has happened.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from serve.vllm_gate import Gate
 from serve.vllm_prompts import Prompt, Prompts
 from serve.vllm_start import EngineOptions, policy_arguments, prepare
 
+Shapes = dict[str, tuple[int, ...]]  # of tensors, by name
 _ENGINE = "the policy engine"
 _PARTIAL = "\N{REPLACEMENT CHARACTER}"  # what half of a character decodes to
 
@@ -57,7 +58,7 @@ class VllmPolicy:
     Args:
         model: The engine's model, without weights.
         engine: An ``AsyncLLM``.
-        checkpoint: Where its weights are.
+        checkpoint: Where its first weights are.
         version: What they are called.
         deadline: Most seconds for an answer, for requests to end before weights are replaced, and for replacing them.
     """
@@ -65,6 +66,7 @@ class VllmPolicy:
     def __init__(self, model: Vlm, engine: Any, *, checkpoint: str, version: str, deadline: float = 120.0) -> None:
         self._engine, self._prompts = engine, Prompts(model, engine)
         self._checkpoint, self._version, self._deadline = checkpoint, version, deadline
+        self._shapes: Shapes | None = None  # no version changes them
         self._gate = Gate()
         self._publishing = asyncio.Lock()
         self._broken: str | None = None
@@ -188,18 +190,24 @@ class VllmPolicy:
         source = str(resolve(checkpoint))
         async with self._publishing:
             outline = await asyncio.to_thread(Vlm.outline, source)
-            await asyncio.to_thread(_check_same_shapes, self._checkpoint, source)
+            if self._shapes is None:
+                self._shapes = await asyncio.to_thread(_shapes, self._checkpoint)
+            _check_same_shapes(self._shapes, await asyncio.to_thread(_shapes, source), source)
+            await asyncio.to_thread(_read_ahead, source)
             async with self._gate.writing(self._deadline):
                 await self._replace(source)
                 before, self._prompts = self._prompts, Prompts(outline, self._engine)
                 before.close()
-                self._checkpoint, self._version = source, version
+                self._version = version
 
     async def _replace(self, source: str) -> None:
         begun = time.monotonic()
         try:
             async with named_errors(_ENGINE, self._deadline):
-                await self._engine.pause_generation(mode="wait", clear_cache=True)
+                # AsyncLLM.pause_generation, but for the 20 ms that it sleeps so that last outputs come through: the
+                # gate has seen every request end.
+                await self._engine.renderer.clear_mm_cache_async()
+                await self._engine.engine_core.pause_scheduler_async(mode="wait", clear_cache=True)
                 await self._engine.collective_rpc("reload_weights", kwargs={"weights_path": source})
                 await self._engine.resume_generation()
             self._pause = time.monotonic() - begun
@@ -220,17 +228,16 @@ class VllmPolicy:
         await asyncio.to_thread(self._engine.shutdown)
 
 
-def _check_same_shapes(running: str, offered: str) -> None:
-    """Raises ``ModelError`` unless two checkpoints hold tensors of the same names and shapes."""
-    ours, theirs = _shapes(running), _shapes(offered)
-    for name in sorted(ours.keys() | theirs.keys()):
-        found, wanted = theirs.get(name, "absent"), ours.get(name, "absent")
+def _check_same_shapes(running: Shapes, offered: Shapes, source: str) -> None:
+    """Raises ``ModelError`` unless the tensors that ``source`` offers have the running one's names and shapes."""
+    for name in sorted(running.keys() | offered.keys()):
+        found, wanted = offered.get(name, "absent"), running.get(name, "absent")
         if found != wanted:
-            raise ModelError(f"the weights in {offered!r} do not fit the running ones: {name} is {found}, not {wanted}")
+            raise ModelError(f"the weights in {source!r} do not fit the running ones: {name} is {found}, not {wanted}")
 
 
-def _shapes(source: str) -> dict[str, tuple[int, ...]]:
-    found: dict[str, tuple[int, ...]] = {}
+def _shapes(source: str) -> Shapes:
+    found: Shapes = {}
     files = sorted(Path(source).glob("*.safetensors"))
     if not files:
         raise ModelError(
@@ -243,3 +250,14 @@ def _shapes(source: str) -> dict[str, tuple[int, ...]]:
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{file} is not readable: {error}") from error
     return found
+
+
+def _read_ahead(source: str) -> None:
+    """Reads the weights once, so that the system has them in memory when the workers read them and all else waits."""
+    for file in Path(source).glob("*.safetensors"):
+        try:
+            with file.open("rb", buffering=0) as opened:
+                while opened.read(1 << 24):
+                    pass
+        except OSError as error:
+            raise ModelError(f"{file} is not readable: {error}") from error

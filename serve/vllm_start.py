@@ -142,6 +142,7 @@ def _common(model: str, options: EngineOptions) -> dict[str, Any]:
         "limit_mm_per_prompt": {"image": 1, "video": 0},
         "mm_device_do_normalize": False,  # pixels come normalised, see ``vllm_prompts``
         "skip_mm_profiling": cpu,
+        "use_tqdm_on_load": False,
     }
     if options.max_model_len is not None:
         arguments["max_model_len"] = options.max_model_len
