@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors import SafetensorError
 
 from digiq_ray.core.errors import (
     DeadlineExceededError,
@@ -15,21 +20,46 @@ from digiq_ray.core.errors import (
     WorkerLostError,
     error_chain,
 )
+from digiq_ray.vlm.hub import adapter_base
+from digiq_ray.vlm.model import Vlm
 
 
 def start(arguments: dict[str, Any]) -> Any:
     """An ``AsyncLLM`` that is ready; takes tens of seconds. ``vllm_start.prepare`` must have been called.
 
     Raises:
-        ModelError: vLLM could not load the model.
+        ModelError: the model is an adapter that does not fit its base, or vLLM could not load it.
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    try:
-        return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments, disable_log_stats=True))
-    except (RuntimeError, ValueError, OSError, KeyError, AttributeError, TypeError, AssertionError) as error:
-        raise ModelError(f"vLLM cannot serve {arguments['model']!r}: {_first_line(error)}") from error
+    with whole(arguments["model"], getattr(torch, arguments["dtype"])) as directory:
+        try:
+            return AsyncLLM.from_engine_args(
+                AsyncEngineArgs(**{**arguments, "model": directory}, disable_log_stats=True)
+            )
+        except (RuntimeError, ValueError, OSError, KeyError, AttributeError, TypeError, AssertionError) as error:
+            raise ModelError(f"vLLM cannot serve {arguments['model']!r}: {_first_line(error)}") from error
+
+
+@contextmanager
+def whole(source: str, dtype: torch.dtype) -> Iterator[str]:
+    """Where vLLM finds all weights of a model: ``source``; for an adapter a temporary directory, merged in ``dtype``.
+
+    Raises:
+        ModelError: the adapter does not fit its base, or there is no room for the merged weights.
+    """
+    if adapter_base(source) is None:
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="digiq-merged-") as directory:
+        merged = Vlm.load(source, dtype=dtype)
+        try:
+            merged.save(Path(directory))
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"the merged weights of {source!r} cannot be written to {directory}: {error}") from error
+        del merged  # as large as the model that is served
+        yield directory
 
 
 @asynccontextmanager

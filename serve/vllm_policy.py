@@ -3,8 +3,8 @@
 ``publish`` lets requests under way end on the weights that they began with, keeps new ones waiting, replaces the
 weights in vLLM's workers, empties every cache that holds what the old ones computed, and goes on. A request is answered
 by one version from its first token to its last, and each piece of it says by which. All else comes before anything is
-stopped: the names and shapes of a checkpoint's tensors are compared with the running one's, and its files are read
-once. What does not fit is refused and nothing has happened.
+stopped: a LoRA adapter is merged into the weights that it names, the names and shapes of a checkpoint's tensors are
+compared with the running one's, and its files are read once. What does not fit is refused and nothing has happened.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from safetensors import SafetensorError, safe_open
 
 from digiq_ray.core.errors import DeadlineExceededError, ModelError, WorkerLostError
 from digiq_ray.learner.models import resolve
+from digiq_ray.vlm.hub import adapter_base
 from digiq_ray.vlm.model import Vlm
 from serve.protocols import Piece, Sampling, State
-from serve.vllm_engine import named_errors, start
+from serve.vllm_engine import named_errors, start, whole
 from serve.vllm_gate import Gate
 from serve.vllm_prompts import Prompt, Prompts
 from serve.vllm_start import EngineOptions, policy_arguments, prepare
@@ -183,24 +185,31 @@ class VllmPolicy:
         """See ``PolicyBackend``. Requests that come meanwhile wait.
 
         Raises:
-            ModelError: the checkpoint cannot be loaded or is of another shape; the version before goes on answering.
+            ModelError: the checkpoint cannot be loaded, is of another shape, or is an adapter that does not fit its
+                base; the version before goes on answering.
             DeadlineExceededError: requests under way did not end; the version before goes on answering.
             WorkerLostError: the engine died or could not load; it answers nothing any more.
         """
         source = str(resolve(checkpoint))
         async with self._publishing:
             outline = await asyncio.to_thread(Vlm.outline, source)
-            if self._shapes is None:
-                self._shapes = await asyncio.to_thread(_shapes, self._checkpoint)
-            _check_same_shapes(self._shapes, await asyncio.to_thread(_shapes, source), source)
-            await asyncio.to_thread(_read_ahead, source)
-            async with self._gate.writing(self._deadline):
-                await self._replace(source)
-                before, self._prompts = self._prompts, Prompts(outline, self._engine)
-                before.close()
-                self._version = version
+            merging = ExitStack()
+            try:
+                dtype = self._engine.model_config.dtype
+                directory = await asyncio.to_thread(merging.enter_context, whole(source, dtype))
+                if self._shapes is None:
+                    self._shapes = await asyncio.to_thread(_shapes, adapter_base(self._checkpoint) or self._checkpoint)
+                _check_same_shapes(self._shapes, await asyncio.to_thread(_shapes, directory), source)
+                await asyncio.to_thread(_read_ahead, directory)
+                async with self._gate.writing(self._deadline):
+                    await self._replace(source, directory)
+                    before, self._prompts = self._prompts, Prompts(outline, self._engine)
+                    before.close()
+                    self._version = version
+            finally:
+                await asyncio.to_thread(merging.close)
 
-    async def _replace(self, source: str) -> None:
+    async def _replace(self, source: str, directory: str) -> None:
         begun = time.monotonic()
         try:
             async with named_errors(_ENGINE, self._deadline):
@@ -208,7 +217,7 @@ class VllmPolicy:
                 # gate has seen every request end.
                 await self._engine.renderer.clear_mm_cache_async()
                 await self._engine.engine_core.pause_scheduler_async(mode="wait", clear_cache=True)
-                await self._engine.collective_rpc("reload_weights", kwargs={"weights_path": source})
+                await self._engine.collective_rpc("reload_weights", kwargs={"weights_path": directory})
                 await self._engine.resume_generation()
             self._pause = time.monotonic() - begun
         except BaseException as error:

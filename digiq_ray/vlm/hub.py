@@ -1,12 +1,39 @@
-"""Where a model is: a directory, or an id on the Hugging Face hub. Imports neither torch nor Transformers."""
+"""Where a model is: a directory, or an id on the Hugging Face hub. Imports neither torch nor Transformers.
+
+A directory may hold a whole model or a LoRA adapter, which names the whole model that it belongs to. What an adapter
+means depends on nothing else: not on what a server had loaded before.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
 
 from digiq_ray.core.errors import ModelError
+
+ADAPTER = "adapter_config.json"
+
+
+def adapter_base(source: str | Path) -> str | None:
+    """The whole model that an adapter belongs to (a directory or an id); ``None`` if ``source`` is no adapter.
+
+    Raises:
+        ModelError: the adapter does not say, or says another adapter.
+    """
+    file = Path(source) / ADAPTER
+    if not file.is_file():
+        return None
+    try:
+        base = json.loads(file.read_text()).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{file} is not readable: {error}") from error
+    if not isinstance(base, str) or not base:
+        raise ModelError(f"the adapter in {str(source)!r} names no base model (base_model_name_or_path in {ADAPTER})")
+    if (Path(base) / ADAPTER).is_file():
+        raise ModelError(f"the base {base!r} of the adapter in {str(source)!r} is an adapter itself: merge them first")
+    return base
 
 
 def find_model(source: str | Path) -> Path:
@@ -19,10 +46,15 @@ def find_model(source: str | Path) -> Path:
         Where it would be on disk; that does not exist for an id.
 
     Raises:
-        ModelError: there is no model.
+        ModelError: there is no model, or an adapter's base is missing.
     """
-    path = Path(source)
-    if path.is_dir():
+    path, base = Path(source), adapter_base(source)
+    if base is not None:
+        try:
+            find_model(base)
+        except ModelError as error:
+            raise ModelError(f"the base of the adapter in {str(source)!r} is missing: {error}") from error
+    elif path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"cannot load a model from {str(source)!r}: there is no config.json in it")
     elif path.is_absolute() or str(source).startswith("."):

@@ -4,6 +4,7 @@
 template. What differs between families (how many tokens stand for an image, where the language model sits) is asked of
 Transformers and never computed here. A file ``digiq.json`` beside the weights (written by ``Vlm.save``) names the
 prompt template and the image fit; without it the standard ones are used. Weights are read from safetensors only.
+The directory of a LoRA adapter stands for the model that it names, with the adapter merged into it (``adapters.py``).
 Texts from outside (tasks, actions, messages) cannot pose as the prompt's structure (``plain_text.py``).
 """
 
@@ -26,7 +27,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.utils import logging as transformers_logging
 
 from digiq_ray.core.errors import InputError, ModelError
-from digiq_ray.vlm.hub import find_model
+from digiq_ray.vlm.adapters import merge
+from digiq_ray.vlm.hub import adapter_base, find_model
 from digiq_ray.vlm.images import Fit, ScreenTransform
 from digiq_ray.vlm.plain_text import PlainText
 from digiq_ray.vlm.prompts import TEMPLATES
@@ -78,12 +80,13 @@ class Vlm:
 
     @classmethod
     def load(cls, source: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Vlm:
-        """Loads an image-text-to-text model from a path or a Hugging Face id.
+        """Loads an image-text-to-text model from a path (of a whole model or a LoRA adapter) or a Hugging Face id.
 
         Raises:
             ModelError: nothing whole and usable is there; the message says what was tried and why it failed.
         """
-        template, fit, version = _read_card(find_model(source))
+        asked, (template, fit, version) = source, _card_of(source)
+        source = adapter_base(asked) or asked
         with _quiet_transformers():
             try:
                 processor = AutoProcessor.from_pretrained(source)
@@ -100,6 +103,8 @@ class Vlm:
                 f"the weights in {str(source)!r} are not whole: {len(absent)} are missing or of another shape, "
                 f"the first is {absent[0]}"
             )
+        if source != asked:
+            model = merge(model, Path(asked))
         return cls(model.to(device).eval(), processor, template=template, fit=fit, version=version)
 
     @classmethod
@@ -109,7 +114,8 @@ class Vlm:
         Raises:
             ModelError: there is no usable model; the message says why.
         """
-        template, fit, version = _read_card(find_model(source))
+        template, fit, version = _card_of(source)
+        source = adapter_base(source) or source
         with _quiet_transformers():
             try:
                 processor = AutoProcessor.from_pretrained(source)
@@ -278,6 +284,15 @@ def _reason(error: BaseException) -> str:
         return "its processor needs torchvision (pip install torchvision)"
     first = text.splitlines()[0].partition(". ")[0] if text else ""
     return f"{type(error).__name__}: {first[:160]}" if isinstance(error, LookupError) or not first else first[:160]
+
+
+def _card_of(source: str | Path) -> tuple[str, Fit, str]:
+    """What was saved with a model; with an adapter that has no card of its own, with its base."""
+    path, base = find_model(source), adapter_base(source)
+    if base is None or (path / _CARD).is_file():
+        return _read_card(path)
+    template, fit, version = _read_card(Path(base))
+    return template, fit, f"{version}+{path.name}"
 
 
 def _read_card(path: Path) -> tuple[str, Fit, str]:

@@ -9,7 +9,7 @@ from digiq_ray.core.config import load_config
 from digiq_ray.core.errors import InputError
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.learner.paths import RunPaths
-from digiq_ray.vlm.hub import find_model
+from digiq_ray.vlm.hub import ADAPTER, find_model
 
 _NOT_POLICIES = ("feature_vlm", "critic")
 
@@ -45,7 +45,7 @@ def find_sources(model: str, policy: str) -> Sources:
     root = Path(model)
     if not (root / "config.yaml").is_file():
         is_a_place = root.is_dir() or root.is_absolute() or model.startswith(".")
-        if is_a_place and not (root / "config.json").is_file():
+        if is_a_place and not any((root / name).is_file() for name in ("config.json", ADAPTER)):
             raise InputError(f"there is neither a run (config.yaml) nor a model (config.json) in {model!r}")
         if model != "tiny":
             find_model(model)

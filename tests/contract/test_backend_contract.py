@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from adapter_fixtures import change_tensors, merge_by_hand, save_adapter
 from PIL import Image
 
 from digiq_ray.core.errors import DigiQError, InputError, ModelError
@@ -237,6 +238,50 @@ def test_a_checkpoint_that_cannot_be_loaded_changes_nothing(wait, policy: Policy
     before, version = wait(whole(policy.act(STATES[0], Sampling(max_tokens=4, seed=1)))), policy.version
     with pytest.raises(ModelError):
         wait(policy.publish("broken", str(tmp_path)))
+    assert policy.version == version
+    assert wait(whole(policy.act(STATES[0], Sampling(max_tokens=4, seed=1)))) == before
+    assert wait(policy.healthy())
+
+
+def test_an_adapter_is_published_on_the_weights_that_it_names_whatever_was_served_before(
+    wait, policy: PolicyBackend, saved, tmp_path
+):
+    adapter, sampling = save_adapter(saved[1], tmp_path / "adapter"), Sampling(temperature=0, max_tokens=8)
+    merge_by_hand(saved[1], adapter).save(tmp_path / "merged")
+
+    def differ(texts: list[Text], others: list[Text]) -> bool:
+        return any(abs(one.logprob - other.logprob) > 0.01 for one, other in zip(texts, others, strict=True))
+
+    async def answers_of(version: str, checkpoint: Path) -> list[Text]:
+        await policy.publish(version, str(checkpoint))
+        found = [text for state in STATES for text in await whole(policy.act(state, sampling))]
+        assert {text.version for text in found} == {policy.version} == {version}
+        return found
+
+    async def in_turn() -> tuple[list[Text], ...]:
+        asked = {"base-1": saved[1], "merged-1": tmp_path / "merged", "base-0": saved[0], "lora-1": adapter}
+        found = [await answers_of(version, checkpoint) for version, checkpoint in asked.items()]
+        return (*found, await answers_of("step-1", saved[1]))
+
+    base, merged, _, adapted, afterwards = wait(in_turn())
+    for one, other in zip([*adapted, *afterwards], [*merged, *base], strict=True):
+        assert (one.text, one.tokens, one.finish) == (other.text, other.tokens, other.finish)
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+    assert differ(adapted, base)
+
+
+def test_an_adapter_that_does_not_fit_changes_nothing(wait, policy: PolicyBackend, saved, tmp_path):
+    half, pickled = (save_adapter(saved[1], tmp_path / name) for name in ("half", "pickled"))
+    change_tensors(half, lambda tensors: dict(list(tensors.items())[1:]))
+    (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
+    make_vlm(["buy"], hidden=32, layers=2, vision=32, vision_layers=1).save(tmp_path / "narrow")
+    foreign = save_adapter(saved[1], tmp_path / "foreign")
+    config = foreign / "adapter_config.json"
+    config.write_text(config.read_text().replace(str(saved[1]), str(tmp_path / "narrow")))
+    before, version = wait(whole(policy.act(STATES[0], Sampling(max_tokens=4, seed=1)))), policy.version
+    for adapter, said in ((half, "nothing"), (pickled, "is a pickle"), (foreign, "does not fit its base")):
+        with pytest.raises(ModelError, match=said):
+            wait(policy.publish("broken", str(adapter)))
     assert policy.version == version
     assert wait(whole(policy.act(STATES[0], Sampling(max_tokens=4, seed=1)))) == before
     assert wait(policy.healthy())
