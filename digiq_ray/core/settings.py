@@ -169,6 +169,9 @@ class CriticSettings(Section):
     conservative: float = Field(
         0.1, ge=0, description="weight of keeping Q of untried candidates below that of executed actions (CQL)"
     )
+    conservative_share: float = Field(
+        0.25, gt=0, le=1, description="CQL: share of a batch whose candidates are looked at; they cost the most time"
+    )
     conservative_temperature: float = Field(0.1, gt=0, description="CQL: of the soft maximum, in units of Q")
     steps: int = Field(1000, ge=1, description="updates")
     batch: int = Field(256, ge=1, description="transitions per update")

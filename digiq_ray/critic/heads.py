@@ -23,7 +23,7 @@ class HeadShape:
         widths: Of each hidden layer; 0 is the width of the input.
         activation: ``gelu`` or ``relu``.
         layer_norm: Whether a LayerNorm follows each activation.
-        dropout: Share of the input features that training leaves out at random.
+        dropout: Share of the input features that training leaves out at random, for all heads alike.
     """
 
     widths: tuple[int, ...] = (128, 128)
@@ -115,8 +115,8 @@ class Normaliser(nn.Module):
 
 
 def make_head(dim: int, shape: HeadShape, outputs: int = 1) -> nn.Sequential:
-    """``[.., dim]`` features to ``[.., outputs]``: dropout; linear, activation and norm per hidden layer; linear."""
-    layers: list[nn.Module] = [nn.Dropout(shape.dropout)] if shape.dropout else []
+    """``[.., dim]`` features to ``[.., outputs]``: linear, activation and norm for each hidden layer, and linear."""
+    layers: list[nn.Module] = []
     for width in shape.widths:
         layers += [nn.Linear(dim, width or dim), _ACTIVATIONS[shape.activation]()]
         dim = width or dim
@@ -131,6 +131,7 @@ class Heads(nn.Module):
         super().__init__()
         self.readout = readout(critic.loss, bins=critic.bins, low=critic.low, high=critic.high)
         self.normalise = Normaliser(dim, critic.normalise)
+        self.dropout = nn.Dropout(shape.dropout)
         made = [make_head(dim, shape, self.readout.outputs) for _ in range(critic.heads)]
         for head in made:
             self.readout.start(head[-1])
@@ -138,7 +139,7 @@ class Heads(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Outputs of all heads, ``[heads, n, outputs]`` for ``[n, dim]`` features; what the loss takes."""
-        inputs = self.normalise(features)
+        inputs = self.dropout(self.normalise(features))
         return torch.stack([head(inputs) for head in self.heads])
 
     def values(self, features: torch.Tensor) -> torch.Tensor:

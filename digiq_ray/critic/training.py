@@ -6,6 +6,7 @@ features of one batch of transitions and of all candidates of their states, whic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -103,9 +104,10 @@ class CriticTrainer:
         v_out = critic.v_heads(data.state_features[data.state[rows]])
         if not self.settings.conservative:
             return q_out, v_out, torch.zeros(())
-        present = data.candidates[rows] >= 0
-        values = self._padded(rows, present, critic.q_heads.values)
-        executed = critic.q_heads.readout.values(q_out)
+        some = rows[: math.ceil(self.settings.conservative_share * len(rows))]
+        present = data.candidates[some] >= 0
+        values = self._padded(some, present, critic.q_heads.values)
+        executed = critic.q_heads.readout.values(q_out[:, : len(some)])
         return q_out, v_out, conservatism(values, present, executed, self.settings.conservative_temperature)
 
     def _one(self, heads: Heads, features: torch.Tensor) -> torch.Tensor:

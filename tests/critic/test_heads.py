@@ -68,11 +68,11 @@ def test_the_released_codes_heads_have_as_many_parameters_as_there(dim, widths, 
 
 
 def test_dropout_leaves_out_input_features_in_training_only():
-    head = make_head(64, HeadShape((8,), dropout=0.5))
-    features = torch.ones(1, 64)
-    assert not torch.equal(head(features), head(features))
-    head.eval()
-    assert torch.equal(head(features), head(features))
+    heads = make_critic(q=HeadShape((8,), dropout=0.5)).q_heads
+    features = torch.randn(64, 5)
+    assert not torch.equal(heads(features), heads(features))
+    heads.eval()
+    assert torch.equal(heads(features), heads(features))
 
 
 def test_q_and_v_give_one_value_for_each_row():

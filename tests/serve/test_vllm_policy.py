@@ -10,12 +10,8 @@ import time
 import numpy as np
 import pytest
 import torch
-<<<<<<< HEAD
-from vllm_testing import picture, processes_of
-=======
 from adapter_fixtures import merge_by_hand, save_adapter
-from vllm_testing import need_vllm, picture, random_vlm
->>>>>>> ab8700a (LoRA adapters are published, and named wherever a model is: merged into the base that they name, by both backends)
+from vllm_testing import picture, processes_of
 
 from digiq_ray.core.errors import InputError, ModelError, WorkerLostError
 from digiq_ray.vlm.batching import run_prefix
@@ -172,21 +168,12 @@ def test_a_checkpoint_of_another_shape_is_refused_and_the_policy_goes_on(policy,
     assert runner.run(answers(policy.act(STATES[0], GREEDY)))
 
 
-<<<<<<< HEAD
-def test_twenty_versions_under_load_and_each_answer_is_that_of_the_version_it_names(policy, llavas, runner):
-    expected = []
-    for checkpoint in llavas:
-        other = TransformersPolicy(checkpoint, device="cpu")
-=======
-def test_twenty_versions_under_load_and_each_answer_is_that_of_the_version_it_names(
-    policy, checkpoints, runner, tmp_path
-):
-    adapter = save_adapter(checkpoints[1], tmp_path / "adapter")
-    merge_by_hand(checkpoints[1], adapter).save(tmp_path / "merged")
-    published, expected = [*checkpoints, str(adapter)], []
-    for checkpoint in (*checkpoints, tmp_path / "merged"):
+def test_twenty_versions_under_load_and_each_answer_is_that_of_the_version_it_names(policy, llavas, runner, tmp_path):
+    adapter = save_adapter(llavas[1], tmp_path / "adapter")
+    merge_by_hand(llavas[1], adapter).save(tmp_path / "merged")
+    published, expected = [*llavas, str(adapter)], []
+    for checkpoint in (*llavas, tmp_path / "merged"):
         other = TransformersPolicy(str(checkpoint), device="cpu")
->>>>>>> ab8700a (LoRA adapters are published, and named wherever a model is: merged into the base that they name, by both backends)
 
         async def ask(other=other):
             found = await asyncio.gather(*(answers(other.act(state, GREEDY)) for state in STATES))
@@ -208,13 +195,8 @@ def test_twenty_versions_under_load_and_each_answer_is_that_of_the_version_it_na
             for number in range(len(STATES)):
                 clients.create_task(client(number, done, seen))
             for count in range(20):
-<<<<<<< HEAD
-                which = (count + 1) % 3
-                await policy.publish(f"{which}:{count}", llavas[which])
-=======
                 which = (count + 1) % len(published)
                 await policy.publish(f"{which}:{count}", published[which])
->>>>>>> ab8700a (LoRA adapters are published, and named wherever a model is: merged into the base that they name, by both backends)
                 pauses.append(policy.pause_seconds)
             done.set()
         return seen
