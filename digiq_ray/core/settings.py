@@ -146,8 +146,8 @@ class CriticSettings(Section):
     high: float = Field(1.0, description="logistic, hl_gauss: largest value")
     gamma: float = Field(0.9, gt=0, le=1, description="discount per step")
     n_step: int = Field(1, ge=0, description="steps before the bootstrap; 1 is the paper's, 0 runs to the end")
-    backup: Literal["candidates", "executed"] = Field(
-        "candidates", description="V follows Q of the candidates, or of the executed action only"
+    backup: Literal["candidates", "best", "executed"] = Field(
+        "candidates", description="V follows the mean Q of the candidates, the best of them, or the executed action's Q"
     )
     backup_support: int = Field(1, ge=1, description="V leaves out candidates that were drawn less often, of K")
     truncation: Literal["bootstrap", "end"] = Field(

@@ -29,6 +29,11 @@ def expected_q(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return (values * weights).sum(-1)
 
 
+def best_q(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The highest among candidates of positive weight: Q-learning within what the behaviour policy does."""
+    return values.masked_fill(weights <= 0, -torch.inf).amax(-1)
+
+
 def conservatism(
     values: torch.Tensor, present: torch.Tensor, executed: torch.Tensor, temperature: float
 ) -> torch.Tensor:

@@ -15,7 +15,7 @@ import torch
 from digiq_ray.core.settings import CriticSettings
 from digiq_ray.critic.dataset import CriticData
 from digiq_ray.critic.heads import Critic, Heads, aggregated, polyak
-from digiq_ray.critic.objectives import conservatism, expected_q, q_target
+from digiq_ray.critic.objectives import best_q, conservatism, expected_q, q_target
 from digiq_ray.critic.schedules import schedule
 
 
@@ -86,7 +86,7 @@ class CriticTrainer:
             return y_q, self._one(target.q_heads, data.action_features[data.action[rows]])
         weights = data.weights[rows]
         values = self._padded(rows, weights > 0, lambda features: self._one(target.q_heads, features))
-        return y_q, expected_q(values, weights)
+        return y_q, (best_q if self.settings.backup == "best" else expected_q)(values, weights)
 
     @torch.no_grad()
     def _q_targets(self, rows: torch.Tensor) -> torch.Tensor:

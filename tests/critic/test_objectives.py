@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from digiq_ray.core.episodes import discounted_returns
-from digiq_ray.critic.objectives import conservatism, expected_q, n_step, q_target
+from digiq_ray.critic.objectives import best_q, conservatism, expected_q, n_step, q_target
 
 rewards_lists = st.lists(st.floats(-2, 2), min_size=1, max_size=12)
 gammas = st.floats(0.1, 1.0)
@@ -75,6 +75,14 @@ def test_the_expectation_weighs_each_candidate_by_its_multiplicity(pairs):
     weights = torch.tensor([[count / sum(counts) for count in counts]], dtype=torch.float64)
     values = torch.tensor([[value for value, _ in pairs]], dtype=torch.float64)
     assert expected_q(values, weights).item() == pytest.approx(sum(drawn) / len(drawn), abs=1e-9)
+
+
+def test_the_best_candidate_is_sought_among_those_with_weight():
+    values, weights = (
+        torch.tensor([[0.1, 0.9, 0.4], [-3.0, -2.0, 0.0]]),
+        torch.tensor([[0.5, 0.0, 0.5], [0.9, 0.1, 0.0]]),
+    )
+    assert best_q(values, weights).tolist() == pytest.approx([0.4, -2.0])
 
 
 def test_conservatism_is_the_soft_maximum_over_candidates_less_the_executed_action():
