@@ -1,8 +1,8 @@
 """Alarms: the known ways in which a training goes wrong without ending, each with its cause and what to change.
 
 Pure functions of the figures that the stages leave; a figure that is missing, or that could not be measured, raises
-nothing. The limits lie between what healthy runs show (named beside each; 24 runs of the recipe on simulated phones)
-and what a planted fault shows, and nearer to the fault: an alarm that cries at every run is not read.
+nothing. The limits lie between what healthy runs of the recipe on simulated phones showed (named beside each; 24 runs,
+and four where it says so) and what a planted fault did, nearer to the fault: an alarm at every run is not read.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any, Final
 LEAST_SENSITIVITY: Final = 0.01
 #: Share of states whose best candidate has Q above V. Healthy: 0.74 to 0.96, since V is the candidates' mean.
 LEAST_POSITIVE_ADVANTAGE: Final = 0.02
-#: Mean TD error of the last third over the least of its moving average. Healthy: at most 1.2, which is noise.
+#: Mean TD error of the last third over the least of its moving average. Healthy: 1.0 to 1.14, which is noise.
 MOST_TD_GROWTH: Final = 2.0
-#: Largest |Q| over the largest value that the rewards allow. Healthy: up to 1.2, as heads overshoot a little.
+#: Largest |Q| over the largest value that the rewards allow. Healthy (four runs): 1.13 to 1.22.
 MOST_Q_OVER_BOUND: Final = 1.5
-#: How far an update moves the targets over the error that it is to reduce. Healthy: 0.01; tau=1, which still learns:
-#: 0.11; tau=1 and a learning rate of 0.1: 0.27.
+#: How far an update moves the targets over the error that it is to reduce. Healthy (four runs): 0.01; tau=1:
+#: 0.11, which still learns; tau=1 and a learning rate of 0.1: 0.27.
 MOST_TARGET_CHANGE: Final = 0.2
-#: Kendall's rank correlation of two heads; 0 is chance. Healthy: 0.66 to 0.80; features of noise: 0.08.
+#: Kendall's rank correlation of two heads; 0 is chance. Healthy (four runs): 0.66 to 0.80; noise: 0.08.
 LEAST_AGREEMENT: Final = 0.2
 #: Share of the commoner label. At 99 % a batch of 32 mostly has no example of the other.
 MOST_ONE_LABEL: Final = 0.99
