@@ -4,6 +4,9 @@
 heads without normalisation, a target critic that starts from weights of its own, values that follow the executed
 action, the larger of two heads, step limits as ends. What is not taken over are its defects: the loss of classification
 is a real one, and no clamp takes the gradient from unlikely tokens.
+
+``long`` is for long horizons with rare success, where the regularised critic ranks better and yet teaches less
+(measured on validation tasks of *webshop*, whose default it is: 43 against 34 % success).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Any
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "default": {},
+    "long": {"critic": {"n_step": 5, "aggregate": "min", "dropout": 0.0, "conservative": 0.0}},
     "paper": {
         "candidates": {"k": 64},
         "critic": {
@@ -70,7 +74,9 @@ def with_preset(data: Mapping[str, Any]) -> dict[str, Any]:
     What is no section, or no known preset, is left for validation to refuse.
     """
     found = dict(data)
-    name = data.get("preset", "default")
+    name, tasks = data.get("preset", "default"), data.get("tasks")
+    if name == "default" and isinstance(tasks, Mapping) and tasks.get("set") == "webshop":
+        name = "long"
     for section, values in (PRESETS.get(name, {}) if isinstance(name, str) else {}).items():
         given = found.get(section)
         if given is None or isinstance(given, Mapping):

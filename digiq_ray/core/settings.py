@@ -251,8 +251,9 @@ class LearnerSettings(Section):
 class RunSettings(Section):
     """A whole run of the recipe."""
 
-    preset: Literal["default", "paper", "legacy"] = Field(
-        "default", description="what the values that are not given are: ours, the paper's, or its released code's"
+    preset: Literal["default", "long", "paper", "legacy"] = Field(
+        "default",
+        description="values that are not given: ours (long: for long horizons, as webshop), the paper's, its code's",
     )
     seed: int = Field(0, ge=0, description="decides tasks, samples and initial weights")
     tasks: TaskSettings = Field(default_factory=TaskSettings)

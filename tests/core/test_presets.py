@@ -17,6 +17,12 @@ def test_every_value_of_a_preset_is_a_setting_that_differs_from_the_default():
             assert any(getattr(getattr(default, section), key) != value for key, value in values.items())
 
 
+def test_the_default_of_a_long_horizon_is_its_preset():
+    found = load_config(RunSettings, None, ["tasks.set=webshop", "critic.gamma=0.8"])
+    assert found.critic == load_config(RunSettings, None, ["preset=long", "critic.gamma=0.8"]).critic
+    assert found.critic.n_step != RunSettings().critic.n_step
+
+
 def test_what_is_given_beats_the_preset():
     found = load_config(RunSettings, None, ["preset=legacy", "critic.tau=0.5"])
     assert (found.critic.tau, found.critic.batch) == (0.5, 128)
@@ -29,7 +35,7 @@ def test_a_written_configuration_reads_back_equal(tmp_path):
 
 
 def test_an_unknown_preset_is_one_line():
-    with pytest.raises(ConfigError, match=r"preset.*'default', 'paper' or 'legacy'"):
+    with pytest.raises(ConfigError, match=r"preset.*'default', 'long', 'paper' or 'legacy'"):
         load_config(RunSettings, None, ["preset=papper"])
 
 
