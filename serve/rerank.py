@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from digiq_ray.core.actions import Action, ParseError, parse_action
+from digiq_ray.core.actions import action_or_none
 from digiq_ray.core.errors import InputError
 from digiq_ray.core.policies import ActRequest, ActResult
 from digiq_ray.critic.heads import Critic
@@ -87,7 +87,7 @@ class RerankPolicy:
     def _best(self, texts: Sequence[str], samples: Drawn, features: Features) -> tuple[str, float]:
         """Text and log-probability of the chosen sample."""
         counts = Counter(text for text, _ in samples)
-        candidates = StateCandidates(texts, [_parsed(text) for text in texts], [counts[text] for text in texts])
+        candidates = StateCandidates(texts, [action_or_none(text) for text in texts], [counts[text] for text in texts])
         with torch.inference_mode():
             q_values = self._critic.q(torch.from_numpy(features.actions)).double().numpy()
         chosen = best_of_n(
@@ -107,10 +107,3 @@ def _answered(one: Answer | Failure) -> Answer:
     if isinstance(one, Failure):
         raise InputError(one.reason)
     return one
-
-
-def _parsed(text: str) -> Action | None:
-    try:
-        return parse_action(text)
-    except ParseError:
-        return None

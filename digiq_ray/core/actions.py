@@ -256,3 +256,11 @@ def _autoui_point(found: dict[str, str], field: str) -> tuple[float, float]:
     if match is None:
         raise ParseError(f"{field} is not a point: {found[field][:40]!r}")
     return round(float(match[2]), 4), round(float(match[1]), 4)
+
+
+def action_or_none(text: str) -> Action | None:
+    """The action that ``text`` writes in the project's dialect, or ``None`` if it is none of the grammar."""
+    try:
+        return parse_action(text)
+    except ParseError:
+        return None

@@ -71,12 +71,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 def with_preset(data: Mapping[str, Any]) -> dict[str, Any]:
     """``data`` with the values of the preset that it names wherever it says nothing itself.
 
+    Where it names none, long tasks have ``long``.
     What is no section, or no known preset, is left for validation to refuse.
     """
-    found = dict(data)
-    name, tasks = data.get("preset", "default"), data.get("tasks")
-    if name == "default" and isinstance(tasks, Mapping) and tasks.get("set") == "webshop":
-        name = "long"
+    found, tasks = dict(data), data.get("tasks")
+    long = isinstance(tasks, Mapping) and tasks.get("set") == "webshop"
+    name = found.setdefault("preset", "long" if long else "default")
     for section, values in (PRESETS.get(name, {}) if isinstance(name, str) else {}).items():
         given = found.get(section)
         if given is None or isinstance(given, Mapping):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from digiq_ray.core.actions import Action, ParseError, parse_action
+from digiq_ray.core.actions import Action, action_or_none
 from digiq_ray.core.errors import DeadlineExceededError
 from digiq_ray.critic.heads import Critic
 from digiq_ray.policy.best_of_n import StateCandidates, best_of_n
@@ -88,14 +88,7 @@ def distinct(samples: Sequence[Sample]) -> list[Drawn]:
     """The distinct texts of samples, the most frequent first, then in the order drawn."""
     texts = [sample.text.strip() for sample in samples]
     logprobs = {text: sample.logprob for text, sample in zip(reversed(texts), reversed(samples), strict=True)}
-    return [Drawn(text, count, logprobs[text], _parsed(text)) for text, count in Counter(texts).most_common()]
-
-
-def _parsed(text: str) -> Action | None:
-    try:
-        return parse_action(text)
-    except ParseError:
-        return None
+    return [Drawn(text, count, logprobs[text], action_or_none(text)) for text, count in Counter(texts).most_common()]
 
 
 class Service:

@@ -20,7 +20,9 @@ def test_every_value_of_a_preset_is_a_setting_that_differs_from_the_default():
 def test_the_default_of_a_long_horizon_is_its_preset():
     found = load_config(RunSettings, None, ["tasks.set=webshop", "critic.gamma=0.8"])
     assert found.critic == load_config(RunSettings, None, ["preset=long", "critic.gamma=0.8"]).critic
+    assert found.preset == "long"
     assert found.critic.n_step != RunSettings().critic.n_step
+    assert load_config(RunSettings, None, ["tasks.set=webshop", "preset=default"]).critic == RunSettings().critic
 
 
 def test_what_is_given_beats_the_preset():

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from digiq_ray.core.actions import Action, ParseError, parse_action
+from digiq_ray.core.actions import action_or_none
 from digiq_ray.core.policies import ActRequest
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.learner.models import cached_extractor, cached_vlm, load_critic
@@ -78,7 +78,7 @@ class Probe:
             q_values = [self._critic.q(rows).double().numpy() for rows in of_actions]
         views = []
         for names, count, q, v in zip(texts, counts, q_values, values, strict=True):
-            options = StateCandidates(names, [_parsed(name) for name in names], [count[name] for name in names])
+            options = StateCandidates(names, [action_or_none(name) for name in names], [count[name] for name in names])
             best = best_of_n(
                 options,
                 q,
@@ -89,10 +89,3 @@ class Probe:
             )
             views.append(StateView(options, q, v, best))
         return views
-
-
-def _parsed(text: str) -> Action | None:
-    try:
-        return parse_action(text)
-    except ParseError:
-        return None
