@@ -46,6 +46,7 @@ from emulator_workers.backends import end_servers
 from emulator_workers.jobs import Job
 from emulator_workers.pool import PoolReport, SerialPool
 from emulator_workers.rollout import make_jobs
+from serve.players import Player
 
 DEFAULT_RUN = Path("runs") / "demo-general-seed0"
 QUICK_TASKS = 8
@@ -118,8 +119,7 @@ class Transports:
         try:
             report = cluster.play(
                 self.jobs,
-                model=str(self._model),
-                temperature=settings.evaluate.temperature,
+                player=Player(str(self._model), settings.evaluate.temperature),
                 make_environment=environment_factory(settings),
                 store=str(store.path),
                 on_progress=on_progress,

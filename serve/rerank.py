@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -18,27 +16,10 @@ from digiq_ray.core.policies import ActRequest, ActResult
 from digiq_ray.critic.heads import Critic
 from digiq_ray.learner.models import load_critic
 from digiq_ray.policy.best_of_n import StateCandidates, best_of_n
-from serve.protocols import Drawn, Engine, Failure, Features, Reader, State
+from serve.players import Rerank
+from serve.protocols import Drawn, Engine, Failure, Features, State
 
 Answer = TypeVar("Answer", Drawn, Features)
-
-
-@dataclass(frozen=True, slots=True)
-class Rerank:
-    """How samples are judged.
-
-    Attributes:
-        samples: How many are drawn in each state.
-        reader: What features are read from.
-        critic: Directory of the critic.
-        min_support, radius: See ``policy.best_of_n``.
-    """
-
-    samples: int
-    reader: Reader
-    critic: Path
-    min_support: int
-    radius: float
 
 
 class RerankPolicy:

@@ -12,20 +12,18 @@ from typing import Any, Protocol
 
 import torch
 
-from digiq_ray.core.policies import Policy
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.loops.stages.devices import worker_spec
 from emulator_workers.environment import Environment
 from emulator_workers.pool import PoolReport, SerialPool
 from emulator_workers.rollout import Job
 from serve.bulk import Done, Shard, Work
-from serve.engine import EnginePolicy, open_engine
+from serve.engine import open_engine
+from serve.players import Player, local_policy
 from serve.protocols import Engine
-from serve.rerank import Rerank, RerankPolicy
 
 OnProgress = Callable[[int, int], None]
 Training = Callable[..., dict[str, Any]]
-ANSWER_SECONDS = 120.0  # for an action, with loading the model
 
 
 class Cluster(Protocol):
@@ -37,17 +35,12 @@ class Cluster(Protocol):
         self,
         jobs: Sequence[Job],
         *,
-        model: str,
-        temperature: float,
+        player: Player,
         make_environment: Callable[[], Environment],
         store: str,
         on_progress: OnProgress,
-        rerank: Rerank | None = None,
     ) -> PoolReport:
-        """Plays ``jobs`` with the policy in ``model`` and writes their episodes to ``store``.
-
-        With ``rerank`` the policy proposes and a critic decides.
-        """
+        """Lets ``player`` play ``jobs`` and writes their episodes to ``store``."""
         ...
 
     def bulk(self, work: Work, shards: Sequence[Shard], on_progress: OnProgress) -> Done:
@@ -63,13 +56,6 @@ class Cluster(Protocol):
     def close(self) -> None:
         """Ends what was started."""
         ...
-
-
-def engine_policy(engine: Engine, model: str, temperature: float, rerank: Rerank | None) -> Policy:
-    """The policy in ``model``, whose samples a critic judges if ``rerank`` says how."""
-    if rerank is None:
-        return EnginePolicy(engine, model=model, temperature=temperature, deadline=ANSWER_SECONDS)
-    return RerankPolicy(engine, model=model, temperature=temperature, rerank=rerank, deadline=ANSWER_SECONDS)
 
 
 class SerialCluster:
@@ -92,15 +78,13 @@ class SerialCluster:
         self,
         jobs: Sequence[Job],
         *,
-        model: str,
-        temperature: float,
+        player: Player,
         make_environment: Callable[[], Environment],
         store: str,
         on_progress: OnProgress,
-        rerank: Rerank | None = None,
     ) -> PoolReport:
         """See ``Cluster``."""
-        make_policy = functools.partial(engine_policy, self._own_engine(), model, temperature, rerank)
+        make_policy = functools.partial(local_policy, self._own_engine(), player)
         spec = worker_spec(self._settings, make_environment=make_environment, make_policy=make_policy, store=store)
         return SerialPool(spec).run(jobs, on_progress)
 

@@ -24,13 +24,14 @@ from digiq_ray.loops.run import Run
 from digiq_ray.loops.stages.score import BEHAVIOUR, RERANK, player, score
 from digiq_ray.store.manifest import read_json, write_json
 
+_MODEL_FILES = ("config.json", "adapter_config.json")
 _NO_POLICIES = ("feature_vlm",)
 
 
 def policies_of(run: Path) -> list[str]:
     """The policies that can be scored: the behaviour policy, every trained one, and re-ranking if there is a critic."""
-    models = sorted((run / "models").glob("*/config.json"))
-    trained = [path.parent.name for path in models if path.parent.name not in _NO_POLICIES]
+    models = {path.parent.name for file in _MODEL_FILES for path in (run / "models").glob(f"*/{file}")}
+    trained = sorted(models.difference(_NO_POLICIES))
     critics = [RERANK] if (run / "models" / "critic" / "critic.json").is_file() else []
     return [BEHAVIOUR, *trained, *critics]
 

@@ -18,10 +18,9 @@ import ray
 import torch
 
 from digiq_ray.core.errors import WorkerLostError
-from digiq_ray.core.policies import Policy
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.learner.actor import CONTROL, Learner, Training
-from digiq_ray.loops.clusters import ANSWER_SECONDS, OnProgress, engine_policy
+from digiq_ray.loops.clusters import OnProgress
 from digiq_ray.loops.patience import Patience
 from digiq_ray.loops.pipeline import run_pipeline
 from digiq_ray.loops.reaper import Reaper
@@ -30,15 +29,10 @@ from emulator_workers.environment import Environment
 from emulator_workers.pool import EmulatorPool, PoolReport
 from emulator_workers.rollout import Job
 from serve.bulk import Done, Shard, Work
-from serve.engine import EngineActor, RemoteEngine
-from serve.rerank import Rerank
+from serve.engine import EngineActor
+from serve.players import ANSWER_SECONDS, Player, remote_policy
 
 _POLL_SECONDS = 0.5
-
-
-def _remote_policy(engines: Sequence[Any], model: str, temperature: float, rerank: Rerank | None) -> Policy:
-    engine = RemoteEngine.in_turn(engines, deadline=ANSWER_SECONDS)
-    return engine_policy(engine, model, temperature, rerank)
 
 
 @contextmanager
@@ -97,16 +91,14 @@ class RayCluster:
         self,
         jobs: Sequence[Job],
         *,
-        model: str,
-        temperature: float,
+        player: Player,
         make_environment: Callable[[], Environment],
         store: str,
         on_progress: OnProgress,
-        rerank: Rerank | None = None,
     ) -> PoolReport:
         """See ``Cluster``."""
         devices = self._settings.devices
-        make_policy = functools.partial(_remote_policy, self._hired_engines(), model, temperature, rerank)
+        make_policy = functools.partial(remote_policy, self._hired_engines(), player)
         spec = worker_spec(self._settings, make_environment=make_environment, make_policy=make_policy, store=store)
         pool = EmulatorPool(
             spec,

@@ -10,8 +10,9 @@ from digiq_ray.core.errors import InputError, StoreError
 from digiq_ray.core.policies import ActRequest
 from serve import rerank as module
 from serve.engine import open_engine
+from serve.players import Rerank
 from serve.protocols import Reader
-from serve.rerank import Rerank, RerankPolicy
+from serve.rerank import RerankPolicy
 
 SOON = 60.0
 WORTH = {"tap": 0.3, "back": 0.9, "home": 0.5}

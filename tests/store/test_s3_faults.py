@@ -126,6 +126,7 @@ def test_a_fault_that_stays_ends_in_one_line_and_publishes_nothing_false(
     with pytest.raises(StoreUnreachableError, match=r"waited \d s for 127\.0\.0\.1:\d+ to publish it") as raised:
         directory.publish("b.x", b"content")
     assert "\n" not in str(raised.value)
+    s3_environment.delenv("DIGIQ_S3_PATIENCE_S")
     s3_proxy.plan = first(Fault.NONE)
     held = directory.names("")
     assert held in (["a.x"], ["a.x", "b.x"])

@@ -16,6 +16,7 @@ from digiq_ray.store.episodes import EpisodeStore
 from digiq_ray.store.features import FeatureStore
 from emulator_workers.rollout import make_jobs
 from serve.bulk import EmbedWork, SampleWork, Shard, make_shards
+from serve.players import Player
 from serve.protocols import Reader
 
 SHARD_EPISODES = 25
@@ -27,8 +28,7 @@ def collect(run: Run, cluster: Cluster, on_progress: OnProgress) -> dict[str, An
     EpisodeStore.create(run.paths.episodes)
     report = cluster.play(
         make_jobs(train_tasks(settings), run="collect", seed=settings.seed),
-        model=settings.vlm.model,
-        temperature=settings.collect.temperature,
+        player=Player(settings.vlm.model, settings.collect.temperature),
         make_environment=environment_factory(settings),
         store=str(run.paths.episodes),
         on_progress=on_progress,

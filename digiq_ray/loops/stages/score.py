@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,11 @@ from digiq_ray.loops.run import Run
 from digiq_ray.loops.stages.devices import environment_factory, held_out_tasks, relearned_kinds
 from digiq_ray.store.episodes import EpisodeStore
 from emulator_workers.rollout import make_jobs
+from serve.players import Player, Rerank
 from serve.protocols import Reader
-from serve.rerank import Rerank
 
 BEHAVIOUR = "behaviour"
 RERANK = "q_rerank"
-
-
-@dataclass(frozen=True, slots=True)
-class Player:
-    """Who plays: a model, its temperature where it samples, and how a critic judges its samples, if one does."""
-
-    model: str
-    temperature: float
-    rerank: Rerank | None = None
 
 
 def evaluate(run: Run, cluster: Cluster, on_progress: OnProgress) -> dict[str, Any]:
@@ -85,9 +76,7 @@ def _play(
     store, tasks = EpisodeStore.create(path), held_out_tasks(settings)
     report = cluster.play(
         make_jobs(tasks, run=f"evaluate/{policy}/{mode}", seed=settings.seed),
-        model=plays.model,
-        rerank=plays.rerank,
-        temperature=plays.temperature if mode == "sampled" else 0.0,
+        player=plays if mode == "sampled" else replace(plays, temperature=0.0),
         make_environment=environment_factory(settings),
         store=str(path),
         on_progress=on_progress,
