@@ -33,7 +33,7 @@ SMALL = [
     "devices.slots=8",
     "learner.checkpoint_every=2",
 ]
-DEADLINE = 300.0
+DEADLINE = 900.0  # ends what hangs; a run with three starts of vLLM takes 300 s where tests run beside it
 
 
 def small_settings(*more: str) -> RunSettings:
