@@ -20,7 +20,7 @@ from digiq_ray.core.errors import (
     WorkerLostError,
     error_chain,
 )
-from digiq_ray.vlm.hub import adapter_base
+from digiq_ray.vlm.hub import adapter_base, weights_directory
 from digiq_ray.vlm.model import Vlm
 
 
@@ -44,13 +44,13 @@ def start(arguments: dict[str, Any]) -> Any:
 
 @contextmanager
 def whole(source: str, dtype: torch.dtype) -> Iterator[str]:
-    """Where vLLM finds all weights of a model: ``source``; for an adapter a temporary directory, merged in ``dtype``.
+    """The directory of all weights of a model; for an adapter a temporary one, merged in ``dtype``.
 
     Raises:
-        ModelError: the adapter does not fit its base, or there is no room for the merged weights.
+        ModelError: there is no such model, the adapter does not fit its base, or there is no room for merged weights.
     """
     if adapter_base(source) is None:
-        yield source
+        yield str(weights_directory(source))
         return
     with tempfile.TemporaryDirectory(prefix="digiq-merged-") as directory:
         merged = Vlm.load(source, dtype=dtype)

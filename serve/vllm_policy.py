@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from digiq_ray.core.errors import DeadlineExceededError, ModelError, WorkerLostError
 from digiq_ray.learner.models import resolve
-from digiq_ray.vlm.hub import adapter_base
+from digiq_ray.vlm.hub import adapter_base, weights_directory
 from digiq_ray.vlm.model import Vlm
 from serve.protocols import Piece, Sampling, State
 from serve.vllm_engine import named_errors, start, whole
@@ -198,7 +198,8 @@ class VllmPolicy:
                 dtype = self._engine.model_config.dtype
                 directory = await asyncio.to_thread(merging.enter_context, whole(source, dtype))
                 if self._shapes is None:
-                    self._shapes = await asyncio.to_thread(_shapes, adapter_base(self._checkpoint) or self._checkpoint)
+                    first = adapter_base(self._checkpoint) or self._checkpoint
+                    self._shapes = await asyncio.to_thread(_shapes, str(weights_directory(first)))
                 _check_same_shapes(self._shapes, await asyncio.to_thread(_shapes, directory), source)
                 await asyncio.to_thread(_read_ahead, directory)
                 async with self._gate.writing(self._deadline):

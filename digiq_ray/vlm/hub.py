@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError
 
 from digiq_ray.core.errors import ModelError
 
 ADAPTER = "adapter_config.json"
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # no pickles
 
 
 def adapter_base(source: str | Path) -> str | None:
@@ -34,6 +36,21 @@ def adapter_base(source: str | Path) -> str | None:
     if (Path(base) / ADAPTER).is_file():
         raise ModelError(f"the base {base!r} of the adapter in {str(source)!r} is an adapter itself: merge them first")
     return base
+
+
+def weights_directory(source: str | Path) -> Path:
+    """The directory that has a whole model's files: ``source``; of an id the hub's cache, into which they are fetched.
+
+    Raises:
+        ModelError: they cannot be fetched.
+    """
+    path = find_model(source)
+    if path.is_dir():
+        return path
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=_FILES))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot fetch the weights of {str(source)!r}: {_first_sentence(error)}") from error
 
 
 def find_model(source: str | Path) -> Path:
@@ -63,8 +80,29 @@ def find_model(source: str | Path) -> Path:
         try:
             hf_hub_download(str(source), "config.json")
         except (OSError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0].partition(". ")[0]
             raise ModelError(
-                f"cannot load a model from {str(source)!r}: there is no such directory here, and the hub says: {reason}"
+                f"cannot load a model from {str(source)!r}: there is no such directory here, "
+                f"and the hub says: {_first_sentence(error)}"
             ) from error
     return path
+
+
+def model_file(source: str | Path, name: str) -> Path | None:
+    """A file of a whole model, ``None`` if there is none of that name; of an id it is fetched into the hub's cache.
+
+    Raises:
+        ModelError: there is no model, or the file cannot be fetched.
+    """
+    path = find_model(source)
+    if path.is_dir():
+        return path / name if (path / name).is_file() else None
+    try:
+        return Path(hf_hub_download(str(source), name))
+    except EntryNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot fetch {name} of {str(source)!r}: {_first_sentence(error)}") from error
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].partition(". ")[0]

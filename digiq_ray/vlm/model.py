@@ -28,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from digiq_ray.core.errors import InputError, ModelError
 from digiq_ray.vlm.adapters import merge
-from digiq_ray.vlm.hub import adapter_base, find_model
+from digiq_ray.vlm.hub import adapter_base, model_file
 from digiq_ray.vlm.images import Fit, ScreenTransform
 from digiq_ray.vlm.plain_text import PlainText
 from digiq_ray.vlm.prompts import TEMPLATES
@@ -288,17 +288,16 @@ def _reason(error: BaseException) -> str:
 
 def _card_of(source: str | Path) -> tuple[str, Fit, str]:
     """What was saved with a model; with an adapter that has no card of its own, with its base."""
-    path, base = find_model(source), adapter_base(source)
-    if base is None or (path / _CARD).is_file():
-        return _read_card(path)
-    template, fit, version = _read_card(Path(base))
-    return template, fit, f"{version}+{path.name}"
+    base, card = adapter_base(source), model_file(source, _CARD)
+    if base is None or card is not None:
+        return _read_card(card)
+    template, fit, version = _read_card(model_file(base, _CARD))
+    return template, fit, f"{version}+{Path(source).name}"
 
 
-def _read_card(path: Path) -> tuple[str, Fit, str]:
+def _read_card(card: Path | None) -> tuple[str, Fit, str]:
     """Prompt template, image fit and policy version that were saved with a model; the defaults if none were."""
-    card = path / _CARD
-    if not card.is_file():
+    if card is None:
         return "standard", Fit.LETTERBOX, "base"
     try:
         said = json.loads(card.read_text())

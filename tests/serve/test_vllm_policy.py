@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from adapter_fixtures import merge_by_hand, save_adapter
+from hub_fixtures import cached_model
 from vllm_testing import picture, processes_of
 
 from digiq_ray.core.errors import InputError, ModelError, WorkerLostError
@@ -166,6 +167,18 @@ def test_a_checkpoint_of_another_shape_is_refused_and_the_policy_goes_on(policy,
         runner.run(policy.publish("other", str(tmp_path / "nothing")))
     assert policy.version == before
     assert runner.run(answers(policy.act(STATES[0], GREEDY)))
+
+
+def test_a_model_is_published_by_its_id_on_the_hub(policy, llavas, runner, tmp_path, monkeypatch):
+    cached_model(monkeypatch, tmp_path, "some/model", llavas[1])
+    before = policy.version
+    runner.run(policy.publish("by id", "some/model"))
+    by_id = runner.run(answers(policy.act(STATES[0], GREEDY)))
+    runner.run(policy.publish("by path", llavas[1]))
+    by_path = runner.run(answers(policy.act(STATES[0], GREEDY)))
+    assert [one[:3] for one in by_id] == [one[:3] for one in by_path]
+    assert set(by_id[0][-1]) == {"by id"}
+    runner.run(policy.publish(before, llavas[0]))
 
 
 def test_twenty_versions_under_load_and_each_answer_is_that_of_the_version_it_names(policy, llavas, runner, tmp_path):
