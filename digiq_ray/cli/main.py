@@ -97,6 +97,7 @@ def main(argv: Sequence[str] | None = None, *, table: Mapping[str, tuple[str, st
     Raises:
         Exception: whatever no command raises on purpose, so that its traceback is seen.
     """
+    _keep_ray_on_loopback()
     version = click.version_option(__version__, prog_name="digiq")
     group = version(LazyGroup(table=COMMANDS if table is None else table))
     try:
@@ -124,6 +125,16 @@ def main(argv: Sequence[str] | None = None, *, table: Mapping[str, tuple[str, st
         if not isinstance(mended, DigiQError):
             raise
         return _fail(str(mended) or type(mended).__name__, mended.exit_code)
+
+
+def _keep_ray_on_loopback() -> None:
+    """A Ray that a command starts for itself listens on 127.0.0.1 alone.
+
+    Ray reads this when it is imported, and on Linux would otherwise listen on every interface. A cluster that
+    ``RAY_ADDRESS`` names must reach its drivers.
+    """
+    if not os.environ.get("RAY_ADDRESS"):
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 
 
 def _fail(line: str, code: int) -> int:

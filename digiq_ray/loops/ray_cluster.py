@@ -66,6 +66,7 @@ class RayCluster:
             devices = backend(settings).resources
             with _one_thread():
                 ray.init(
+                    os.environ.get("RAY_ADDRESS") or "local",
                     resources={name: amount * settings.devices.workers for name, amount in devices.items()},
                     num_cpus=max(2, os.cpu_count() or 2),
                     include_dashboard=False,

@@ -69,6 +69,7 @@ class Server:
         self._own = not ray.is_initialized()
         if self._own:
             ray.init(
+                os.environ.get("RAY_ADDRESS") or "local",
                 num_cpus=max(os.cpu_count() or 1, 1 + int(settings.scaling.max_replicas * settings.scaling.cpus)),
                 include_dashboard=False,
                 log_to_driver=False,
