@@ -1,8 +1,8 @@
 """Running on Ray: emulator workers, engines and learners as actors, bulk stages as Ray Data pipelines.
 
-A local Ray is started if none is there, on loopback. Tasks and calls of actors are repeated by Ray when their process
-dies: shards and checkpoints make the repetition cheap. Engines and learners stay for the whole run, so that their
-imports are paid for once.
+``RAY_ADDRESS`` names the cluster; without it a local Ray is started, on loopback. Tasks and calls of actors are
+repeated by Ray when their process dies: shards and checkpoints make the repetition cheap. Engines and learners stay for
+the whole run, so that their imports are paid for once.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import ray
 import torch
 
-from digiq_ray.core.errors import WorkerLostError
+from digiq_ray.core.errors import InputError, WorkerLostError
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.learner.actor import CONTROL, Learner, Training
 from digiq_ray.loops.clusters import OnProgress
@@ -33,6 +34,7 @@ from serve.engine import EngineActor
 from serve.players import ANSWER_SECONDS, Player, remote_policy
 
 _POLL_SECONDS = 0.5
+_REACH_SECONDS = 10.0
 
 
 @contextmanager
@@ -51,8 +53,40 @@ def _one_thread() -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = before
 
 
+def _join(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        if host and port.isdecimal():  # Ray itself would try for minutes
+            socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"there is no Ray cluster at RAY_ADDRESS={address} ({reason}): correct it, "
+            "or unset it and a local Ray is started"
+        ) from error
+
+
+def _start(settings: RunSettings) -> None:
+    devices = backend(settings).resources
+    with _one_thread():
+        ray.init(
+            "local",
+            resources={name: amount * settings.devices.workers for name, amount in devices.items()},
+            num_cpus=max(2, os.cpu_count() or 2),
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            object_store_memory=256 * 2**20,
+        )
+
+
 class RayCluster:
-    """A Ray cluster: the one that this process is connected to, or a local one that it starts."""
+    """A Ray cluster: the one that this process is in or that ``RAY_ADDRESS`` names, or a local one that it starts.
+
+    Raises:
+        InputError: there is no cluster at that address.
+    """
 
     name = "ray"
 
@@ -61,19 +95,11 @@ class RayCluster:
         self._settings = settings
         self._own = not ray.is_initialized()
         self._ends = ExitStack()
-        if self._own:
+        if self._own and (address := os.environ.get("RAY_ADDRESS")):
+            _join(address)
+        elif self._own:
             self._ends.enter_context(Reaper())
-            devices = backend(settings).resources
-            with _one_thread():
-                ray.init(
-                    os.environ.get("RAY_ADDRESS") or "local",
-                    resources={name: amount * settings.devices.workers for name, amount in devices.items()},
-                    num_cpus=max(2, os.cpu_count() or 2),
-                    include_dashboard=False,
-                    logging_level=logging.ERROR,
-                    log_to_driver=False,
-                    object_store_memory=256 * 2**20,
-                )
+            _start(settings)
         self._engines: list[Any] = []
         self._learners: list[Any] = []
 
