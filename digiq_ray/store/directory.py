@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,6 +43,9 @@ class Directory(Protocol):
     def publish(self, name: str, content: Content) -> bool:
         """Publishes one file; ``False`` (and nothing is written) if a file of this name is there already."""
 
+    def publish_file(self, name: str, write: Callable[[Path], None]) -> bool:
+        """As ``publish``, for what is written by a library that takes a path: ``write`` makes the file there."""
+
     def sync(self) -> None:
         """Makes sure that every file published so far, by anyone, outlives a power cut."""
 
@@ -50,6 +54,9 @@ class Directory(Protocol):
 
     def mapping(self, name: str) -> AbstractContextManager[Any]:
         """Maps a file read-only (an ``mmap.mmap``), for as long as anything refers to it; errors as for ``reading``."""
+
+    def file(self, name: str) -> AbstractContextManager[Path]:
+        """A path on this machine to read a file from, good for as long as the context; errors as for ``reading``."""
 
     def digest(self, name: str) -> str:
         """Content hash of a file (32 hexadecimal digits)."""

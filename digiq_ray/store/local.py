@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,14 @@ import pyarrow as pa
 from digiq_ray.core.errors import StoreError
 from digiq_ray.store.content import content_errors
 from digiq_ray.store.mapped import map_for_rows
-from digiq_ray.store.publish import Content, is_hidden_copy, publish, sync_directory, typed_write_errors
+from digiq_ray.store.publish import (
+    Content,
+    is_hidden_copy,
+    publish,
+    publish_file,
+    sync_directory,
+    typed_write_errors,
+)
 
 ASIDE = "_set-aside"  # a leading _ keeps readers of Parquet directories out
 DEAD_AFTER_S = 3600.0
@@ -69,6 +77,17 @@ class LocalDirectory:
             return False
         return True
 
+    def publish_file(self, name: str, write: Callable[[Path], None]) -> bool:
+        """As ``publish``, for what is written by a library that takes a path: ``write`` makes the file there."""
+        if (self.path / name).exists():
+            self.sync()
+            return False
+        try:
+            publish_file(self.path / name, write)
+        except FileExistsError:
+            return False
+        return True
+
     def sync(self) -> None:
         """Makes sure that every file published so far, by anyone, outlives a power cut."""
         sync_directory(self.path)
@@ -86,6 +105,13 @@ class LocalDirectory:
             with open(self.path / name, "rb") as file:
                 mapped = map_for_rows(file)
             yield mapped
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        """The file itself; errors as for ``reading``."""
+        with self.content_errors(name):
+            os.stat(self.path / name)
+        yield self.path / name
 
     def digest(self, name: str) -> str:
         """Content hash of a file (32 hexadecimal digits)."""
@@ -118,6 +144,9 @@ class LocalDirectory:
         with typed_write_errors(self.path / "the names in it"), os.scandir(self.path) as entries:
             for entry in entries:
                 if is_hidden_copy(entry.name) and entry.stat(follow_symlinks=False).st_mtime < before:
-                    os.unlink(entry.path)
+                    if entry.is_dir(follow_symlinks=False):
+                        shutil.rmtree(entry.path)
+                    else:
+                        os.unlink(entry.path)
                     dead.append(entry.name)
         return sorted(dead)

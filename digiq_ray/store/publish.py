@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,24 @@ def publish(path: Path, content: Content) -> None:
         StoreError: the directory is missing or cannot be written.
     """
     _write(path, content, _name_once)
+
+
+def publish_file(path: Path, write: Callable[[Path], None]) -> None:
+    """As ``publish``, for what is written by a library that takes a path: ``write`` makes the file at that path.
+
+    It is written in a hidden folder, so that what the library leaves there if it dies is found with it.
+    """
+    folder = _hidden(path)
+    with typed_write_errors(path):
+        try:
+            folder.mkdir()
+            write(folder / path.name)
+            with open(folder / path.name, "rb") as file:
+                os.fsync(file.fileno())
+            _name_once(folder / path.name, path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    sync_directory(path.parent)
 
 
 def replace(path: Path, content: Content) -> None:
@@ -79,8 +98,12 @@ def typed_write_errors(path: Path) -> Iterator[None]:
         raise StoreError(f"{path.parent}: cannot write {path.name}: {reason}") from error
 
 
+def _hidden(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
 def _write(path: Path, content: Content, give_name: Callable[[Path, Path], None]) -> None:
-    hidden = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    hidden = _hidden(path)
     with typed_write_errors(path):
         try:
             with open(hidden, "xb") as file:

@@ -12,11 +12,12 @@ import hashlib
 import mmap
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
@@ -91,6 +92,14 @@ class S3Directory:
             file.flush()
             return put_new(place, _source(file))
 
+    def publish_file(self, name: str, write: Callable[[Path], None]) -> bool:
+        """As ``publish``, for what is written by a library that takes a path: ``write`` makes the file there."""
+        place = self.path / name
+        with _typed_errors(place), tempfile.TemporaryDirectory(prefix="digiq-") as folder:
+            write(Path(folder, name))
+            with open(Path(folder, name), "rb") as file:
+                return put_new(place, _source(file))
+
     def sync(self) -> None:
         """Nothing to do: what S3 has acknowledged is durable."""
 
@@ -124,6 +133,20 @@ class S3Directory:
             self.content_errors(name),
         ):
             yield map_for_rows(copied)
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        """A temporary copy, compared with the hash that its writer gave it; errors as for ``reading``."""
+        place = self.path / name
+        info = look(place)
+        if info is None:
+            raise StoreError(f"{place}: is gone; restore it from a copy")
+        with ExitStack() as ends:
+            with _typed_errors(place):
+                folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="digiq-")))
+                with open(folder / name, "x+b") as file:
+                    _download(place, info, file)
+            yield folder / name
 
     def digest(self, name: str) -> str:
         """Content hash of a file (32 hexadecimal digits); reads all of it."""
@@ -198,10 +221,16 @@ def _hash(blocks_of_it: Iterable[bytes]) -> str:
 
 @contextmanager
 def _prepared(place: S3Location) -> Iterator[BinaryIO]:
-    """A temporary local file; what goes wrong with it is a ``DiskFullError`` or ``StoreError``."""
+    """A temporary local file."""
+    with _typed_errors(place), tempfile.TemporaryFile(prefix="digiq-") as file:
+        yield file
+
+
+@contextmanager
+def _typed_errors(place: S3Location) -> Iterator[None]:
+    """What goes wrong with local files for ``place`` is a ``DiskFullError`` or ``StoreError``."""
     try:
-        with tempfile.TemporaryFile(prefix="digiq-") as file:
-            yield file
+        yield
     except OSError as error:
         where, reason = tempfile.gettempdir(), error.strerror or str(error)
         if is_disk_full(error):
