@@ -18,6 +18,7 @@ from digiq_ray.store.candidates import CandidateStore
 from digiq_ray.store.episodes import EpisodeStore
 from digiq_ray.store.features import FeatureStore, FeatureView
 from digiq_ray.store.schema import row_action
+from digiq_ray.store.snapshot import Snapshot
 
 StateKey = tuple[str, int]
 
@@ -84,14 +85,15 @@ class FeatureIndex:
     action_view: FeatureView
 
     @classmethod
-    def open(cls, directory: Path) -> FeatureIndex:
-        """Opens ``states`` and ``actions`` under ``directory``.
+    def open(cls, directory: Path, snapshots: Mapping[str, Snapshot] | None = None) -> FeatureIndex:
+        """Opens ``states`` and ``actions`` under ``directory``, at the ``snapshots`` of these names if there are any.
 
         Raises:
             FingerprintMismatchError: the two were not made by the same model.
         """
-        state_view = FeatureStore(directory / "states").open()
-        action_view = FeatureStore(directory / "actions").open(state_view.fingerprint)
+        pinned = snapshots or {}
+        state_view = FeatureStore(directory / "states", snapshot=pinned.get("states")).open()
+        action_view = FeatureStore(directory / "actions", snapshot=pinned.get("actions")).open(state_view.fingerprint)
         state_keys, action_keys = state_view.keys, action_view.keys
         states = zip(state_keys["episode_id"].to_pylist(), state_keys["step"].to_pylist(), strict=True)
         actions = zip(*(action_keys[name].to_pylist() for name in ("episode_id", "step", "action")), strict=True)

@@ -62,6 +62,13 @@ class MappedShard:
     features: NDArray[np.floating[Any]]
     offset: int
 
+    @property
+    def pin(self) -> str:
+        """A hash that names the content: that of the fingerprint and of the hashes in the header."""
+        metadata = self.batch.schema.metadata or {}
+        parts = (metadata.get(key, b"") for key in (_FINGERPRINT_KEY, _KEYS_HASH, _FEATURES_HASH))
+        return hashlib.blake2b(b"\0".join(parts), digest_size=16).hexdigest()
+
     def keys(self) -> Any:
         """The keys as a ``pa.Table``; raises ``StoreError`` if they are not what was written. Reads all of them."""
         with self.directory.content_errors(self.name):

@@ -29,6 +29,7 @@ from digiq_ray.store.feature_shard import (
     write_batch,
 )
 from digiq_ray.store.fingerprint import Fingerprint
+from digiq_ray.store.snapshot import Snapshot
 
 __all__ = ["FeatureKey", "FeatureStore", "FeatureValueError", "FeatureView", "Fingerprint"]
 
@@ -100,6 +101,10 @@ class FeatureView:
             missing = missing[found < 0]
         return rows
 
+    def snapshot(self) -> Snapshot:
+        """Which shards these are, with a hash of each; ``FeatureStore`` opens at it."""
+        return Snapshot({shard.name: shard.pin for shard in self._shards})
+
     def slice(self, start: int, stop: int) -> NDArray[np.floating[Any]]:
         """Features ``[stop - start, dim]`` of a range of rows, read-only.
 
@@ -154,12 +159,16 @@ class FeatureView:
 class FeatureStore:
     """Features in a directory. Thread-safe; pickles as its path.
 
+    Args:
+        path: The directory; ``FeatureStore.create`` makes it.
+        snapshot: If given, the store is read-only and consists of exactly these shards, whatever was added since.
+
     Raises:
-        StoreError: the directory is missing; ``FeatureStore.create`` makes it.
+        StoreError: the directory is missing.
     """
 
-    def __init__(self, path: StorePath) -> None:
-        self._directory = open_directory(path)
+    def __init__(self, path: StorePath, *, snapshot: Snapshot | None = None) -> None:
+        self._directory, self._snapshot = open_directory(path), snapshot
 
     @classmethod
     def create(cls, path: StorePath) -> Self:
@@ -193,6 +202,8 @@ class FeatureStore:
             DiskFullError: no space is left; nothing of this call stays behind, everything before is whole.
         """
         check_shard_name(shard)
+        if self._snapshot is not None:
+            raise StoreError(f"{self.path}: is open at a snapshot, which is read-only; open it without one to append")
         name = shard + SUFFIX
         present = self._directory.names(SUFFIX)
         for other in [name] if name in present else present[:1]:
@@ -208,9 +219,10 @@ class FeatureStore:
 
         Raises:
             FingerprintMismatchError: a shard's fingerprint is not ``expected``, or not that of the first shard.
-            StoreError: there is no shard, one is broken, or one has features of another length or type.
+            StoreError: there is no shard, one is broken, or one has features of another length or type; or a shard of
+                the snapshot is gone or has another content.
         """
-        names = self._directory.names(SUFFIX)
+        names = self._directory.names(SUFFIX) if self._snapshot is None else sorted(self._snapshot.segments)
         if not names:
             raise StoreError(f"{self.path}: holds no features; embed them first")
         files = [map_file(self._directory, name) for name in names]  # all are asked for before the first is read
@@ -218,6 +230,8 @@ class FeatureStore:
         wanted = expected or shards[0].fingerprint
         first = shards[0].features
         for name, shard in zip(names, shards, strict=True):
+            if self._snapshot is not None and shard.pin != self._snapshot.segments[name]:
+                raise StoreError(f"{self.path / name}: is not what the snapshot saw; restore it from a copy")
             shard.fingerprint.require(wanted, where=str(self.path / name))
             if shard.features.shape[1] != first.shape[1] or shard.features.dtype != first.dtype:
                 raise StoreError(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from digiq_ray.core.errors import DiskFullError, FingerprintMismatchError, InputError, StoreError
 from digiq_ray.store.features import FeatureKey, FeatureStore, FeatureValueError, FeatureView, Fingerprint
+from digiq_ray.store.snapshot import Snapshot
 
 Features = NDArray[np.floating[Any]]
 _FINGERPRINT = Fingerprint(model="0a1b", layer=3, pooling="last", prompt="2c3d", image="224x224 RGB")
@@ -266,3 +267,59 @@ def test_a_full_disk_leaves_no_trace_of_the_shard(store: FeatureStore, request: 
 def test_a_feature_store_pickles_as_its_path(store: FeatureStore) -> None:
     store.append("a", _keys(2), _features(2), _FINGERPRINT)
     assert len(pickle.loads(pickle.dumps(store)).open()) == 2
+
+
+# ---- snapshots
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_a_store_that_is_open_at_a_snapshot_has_its_shards_and_no_others(
+    place: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    path = tmp_path / "features" if place == "local" else request.getfixturevalue("s3_url")
+    store = FeatureStore.create(path)
+    store.append("b", _keys(4, "first"), _features(4), _FINGERPRINT)
+    snapshot = store.open().snapshot()
+    for shard in ("a", "c"):
+        store.append(shard, _keys(3, shard), _features(3, seed=1), _FINGERPRINT)
+    pinned = FeatureStore(path, snapshot=Snapshot.from_json(snapshot.to_json())).open()
+    assert len(pinned) == 4
+    assert np.array_equal(pinned.rows(range(4)), _features(4))
+    assert pinned.snapshot() == snapshot
+    assert store.open().snapshot().snapshot_hash != snapshot.snapshot_hash
+    again = pickle.loads(pickle.dumps(FeatureStore(path, snapshot=snapshot)))
+    assert len(again.open()) == 4
+
+
+def test_snapshots_of_equal_shards_are_equal_and_of_others_not(tmp_path: Path) -> None:
+    def snapshot(name: str, **other: Any) -> Snapshot:
+        made: dict[str, Any] = {"keys": _keys(4), "features": _features(4), "fingerprint": _FINGERPRINT} | other
+        store = FeatureStore.create(tmp_path / name)
+        store.append("0", **made)
+        return store.open().snapshot()
+
+    first = snapshot("first")
+    assert snapshot("same") == first
+    changed = (
+        {"keys": _keys(4, "another")},
+        {"features": _features(4, seed=1)},
+        {"fingerprint": dataclasses.replace(_FINGERPRINT, layer=4)},
+    )
+    assert all(snapshot(str(number), **other) != first for number, other in enumerate(changed))
+
+
+def test_a_shard_of_a_snapshot_that_is_gone_or_another_now_is_refused(store: FeatureStore) -> None:
+    store.append("0", _keys(4), _features(4), _FINGERPRINT)
+    snapshot = store.open().snapshot()
+    (store.path / "0.arrow").unlink()
+    with pytest.raises(StoreError, match=r"0\.arrow: is gone; restore it from a copy"):
+        FeatureStore(store.path, snapshot=snapshot).open()
+    store.append("0", _keys(4), _features(4, seed=1), _FINGERPRINT)
+    with pytest.raises(StoreError, match=r"0\.arrow: is not what the snapshot saw; restore it from a copy"):
+        FeatureStore(store.path, snapshot=snapshot).open()
+
+
+def test_nothing_is_appended_to_a_snapshot(store: FeatureStore) -> None:
+    store.append("0", _keys(4), _features(4), _FINGERPRINT)
+    with pytest.raises(StoreError, match="is open at a snapshot, which is read-only"):
+        FeatureStore(store.path, snapshot=store.open().snapshot()).append("1", _keys(1), _features(1), _FINGERPRINT)
