@@ -82,9 +82,17 @@ def config_hash(model: BaseModel) -> str:
     return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
-def differences(left: BaseModel, right: BaseModel) -> list[Difference]:
-    """The dotted keys whose values differ, sorted. A key that one side lacks has the value ``None`` there."""
-    return sorted(_differences("", left.model_dump(mode="json"), right.model_dump(mode="json")))
+def differences(left: BaseModel | Mapping[str, Any], right: BaseModel | Mapping[str, Any]) -> list[Difference]:
+    """The dotted keys whose values differ, sorted. A key that one side lacks has the value ``None`` there.
+
+    Args:
+        left, right: Models, or nested dictionaries of what JSON knows.
+    """
+    return sorted(_differences("", _plain(left), _plain(right)))
+
+
+def _plain(values: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
+    return values.model_dump(mode="json") if isinstance(values, BaseModel) else dict(values)
 
 
 def _differences(key: str, left: Any, right: Any) -> list[Difference]:

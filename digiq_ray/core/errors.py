@@ -37,6 +37,10 @@ class FingerprintMismatchError(StoreError):
     """Features were made by another model, layer, pooling, prompt or image transform."""
 
 
+class CheckpointMismatchError(StoreError):
+    """A checkpoint belongs to a training on other data, other features or with other settings."""
+
+
 class DiskFullError(InputError):
     """No space is left where the run is written. What was published before is whole."""
 

@@ -246,6 +246,12 @@ class LearnerSettings(Section):
         1800.0, gt=0, description="a training or bulk stage that moves nothing for so long fails"
     )
     checkpoint_every: int = Field(50, ge=1, description="updates between checkpoints")
+    checkpoints: str = Field(
+        "", description="where checkpoints lie, a directory or s3://BUCKET/PREFIX; empty is the run's own directory"
+    )
+    checkpoint_seconds: float = Field(
+        600.0, gt=0, description="a checkpoint that is not written after so long fails the training"
+    )
 
 
 class RunSettings(Section):

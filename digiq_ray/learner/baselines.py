@@ -17,7 +17,7 @@ from digiq_ray.core.rng import seed_of
 from digiq_ray.core.settings import PolicySettings, RunSettings
 from digiq_ray.critic.objectives import n_step
 from digiq_ray.critic.values import ValueHeads, ValueTrainer, labelled
-from digiq_ray.learner.critic import shape_of
+from digiq_ray.learner.critic import fingerprints_of, shape_of
 from digiq_ray.learner.data import frames, tensor, values_of
 from digiq_ray.learner.material import Extraction, Material
 from digiq_ray.learner.paths import RunPaths
@@ -56,12 +56,15 @@ def train_values(root: Path, material: Material, settings: RunSettings, on_step:
     first, states = labelled(list(frames(material.episodes, material.candidates, material.index)))
     seed = seed_of("values", settings.seed)
     values = ValueHeads(shape_of(chosen, view.dim, view.dim), seed=seed)
+    material.stores.keep()
     train(
         ValueTrainer(values, tensor(view), first, states, chosen, seed=seed),
         name="digirl_values",
-        checkpoints=paths.checkpoints("digirl_values"),
+        checkpoints=paths.checkpoints("digirl_values", settings.learner.checkpoints),
+        fingerprints=fingerprints_of(material.stores, material.index, settings),
         logs=paths.logs,
         every=10 * settings.learner.checkpoint_every,
+        deadline=settings.learner.checkpoint_seconds,
         on_step=on_step,
     )
     return values.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,11 @@ from digiq_ray.learner.data import (
     tensor,
     values_of,
 )
+from digiq_ray.learner.fingerprints import Fingerprints
 from digiq_ray.learner.models import save_critic
 from digiq_ray.learner.paths import RunPaths
+from digiq_ray.learner.pins import PinnedStores
 from digiq_ray.learner.training import OnStep, train
-from digiq_ray.store.candidates import CandidateStore
-from digiq_ray.store.episodes import EpisodeStore
 
 
 def train_critic(root: Path, settings: RunSettings, on_step: OnStep, *, name: str = "critic") -> dict[str, Any]:
@@ -44,8 +45,9 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep, *, name: st
         StoreError: there is nothing to train on, or something lacks candidates or features.
     """
     paths, chosen = RunPaths(root), settings.critic
-    played, index = outlines(EpisodeStore(paths.episodes)), FeatureIndex.open(paths.features)
-    episodes, candidates = learnable(played, candidates_by_state(CandidateStore(paths.candidates)), index)
+    stores = PinnedStores.open(paths)
+    played, index = outlines(stores.episodes), FeatureIndex.open(paths.features, stores.snapshots)
+    episodes, candidates = learnable(played, candidates_by_state(stores.candidates), index)
     data = build(
         list(frames(episodes, candidates, index, min_support=chosen.backup_support)),
         tensor(index.state_view),
@@ -59,12 +61,15 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep, *, name: st
     critic.v_heads.normalise.fit(data.state_features)
     critic.q_heads.normalise.fit(data.action_features)
     trainer = CriticTrainer(critic, data, chosen, seed=seed)
+    stores.keep()
     figures = train(
         trainer,
         name=name,
-        checkpoints=paths.checkpoints(name),
+        checkpoints=paths.checkpoints(name, settings.learner.checkpoints),
+        fingerprints=fingerprints_of(stores, index, settings),
         logs=paths.logs,
         every=10 * settings.learner.checkpoint_every,
+        deadline=settings.learner.checkpoint_seconds,
         on_step=on_step,
     )
     critic.eval()
@@ -92,6 +97,15 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep, *, name: st
         "q_success": _thinned(executed[won]),
         "q_failure": _thinned(executed[~won]),
     }
+
+
+def fingerprints_of(stores: PinnedStores, index: FeatureIndex, settings: RunSettings) -> Fingerprints:
+    """What a training on the features of a run is of."""
+    return Fingerprints(
+        data=stores.hashes,
+        features=dataclasses.asdict(index.state_view.fingerprint),
+        configuration={"seed": settings.seed, "critic": settings.critic.model_dump(mode="json")},
+    )
 
 
 def train_monte_carlo(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str, float]:

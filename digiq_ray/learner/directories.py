@@ -44,7 +44,7 @@ def publish_directory(final: Path, write: Callable[[Path], None]) -> None:
         hidden.rename(final)
         _sync(final.parent)
     except Exception as error:
-        if _says_disk_full(error):
+        if says_disk_full(error):
             raise DiskFullError(
                 f"no space is left for {final}; free some and repeat the command: what was published is whole"
             ) from error
@@ -64,7 +64,8 @@ def _remove_leftovers(final: Path) -> None:
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def _says_disk_full(error: BaseException) -> bool:
+def says_disk_full(error: BaseException) -> bool:
+    """Whether an error is, or came from, a full disk; also one of a library that only says so."""
     return is_disk_full(error) or any(text in str(link) for link in error_chain(error) for text in _RUST_NO_SPACE)
 
 

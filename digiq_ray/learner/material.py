@@ -9,20 +9,20 @@ from typing import Any, Self
 
 from digiq_ray.learner.data import EpisodeOutline, FeatureIndex, StateKey, candidates_by_state, learnable, outlines
 from digiq_ray.learner.paths import RunPaths
+from digiq_ray.learner.pins import PinnedStores
 from digiq_ray.policy.best_of_n import StateCandidates
-from digiq_ray.store.candidates import CandidateStore
-from digiq_ray.store.episodes import EpisodeStore
 
 Targets = dict[StateKey, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """The episodes of a run that can be learned from, their candidates, and where the features are."""
+    """The episodes of a run that can be learned from, their candidates, where the features are, and the stores."""
 
     episodes: list[EpisodeOutline]
     candidates: Mapping[StateKey, StateCandidates]
     index: FeatureIndex
+    stores: PinnedStores
 
     @classmethod
     def open(cls, root: Path) -> Self:
@@ -31,14 +31,10 @@ class Material:
         Raises:
             StoreError: there is nothing to learn from.
         """
-        paths = RunPaths(root)
-        index = FeatureIndex.open(paths.features)
-        return cls(
-            *learnable(
-                outlines(EpisodeStore(paths.episodes)), candidates_by_state(CandidateStore(paths.candidates)), index
-            ),
-            index,
-        )
+        stores = PinnedStores.open(RunPaths(root))
+        index = FeatureIndex.open(stores.paths.features, stores.snapshots)
+        found = learnable(outlines(stores.episodes), candidates_by_state(stores.candidates), index)
+        return cls(*found, index, stores)
 
     def executed(self, episodes: Iterable[EpisodeOutline] | None = None) -> Iterator[tuple[StateKey, str]]:
         """States and what was done there, of all episodes or of some, where that is an action of the grammar."""

@@ -18,8 +18,10 @@ from digiq_ray.core.rng import seed_of
 from digiq_ray.core.settings import Metric, RunSettings
 from digiq_ray.diagnostics.labels import LabelledStep, label_quality
 from digiq_ray.learner.directories import publish_directory
+from digiq_ray.learner.fingerprints import Fingerprints
 from digiq_ray.learner.models import resolve
 from digiq_ray.learner.paths import RunPaths
+from digiq_ray.learner.pins import PinnedStores
 from digiq_ray.learner.training import OnStep, train
 from digiq_ray.store.episodes import EpisodeStore
 from digiq_ray.vlm.finetune import ChangeExample, FinetuneSettings, FinetuneTrainer, accuracy, pixel_distance
@@ -105,7 +107,8 @@ def finetune(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str, An
     paths, chosen = RunPaths(root), settings.finetune
     vlm = Vlm.load(resolve(settings.vlm.model))
     seen: list[LabelledStep] = []
-    training, held_out, distances = label(EpisodeStore(paths.episodes), vlm, settings, seen)
+    stores = PinnedStores.open(paths, "finetune", ["episodes"])
+    training, held_out, distances = label(stores.episodes, vlm, settings, seen)
     if not distances:
         raise StoreError(f"{paths.episodes} holds no step to learn from: collect episodes first")
     measured = held_out or training
@@ -127,12 +130,19 @@ def finetune(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str, An
         ),
         measured,
     )
+    stores.keep()
     figures = train(
         trainer,
         name="finetune",
-        checkpoints=paths.checkpoints("finetune"),
+        checkpoints=paths.checkpoints("finetune", settings.learner.checkpoints),
+        fingerprints=Fingerprints(
+            data=stores.hashes,
+            features={"model": vlm.weights_hash, "prompt": vlm.template_name, "image": str(vlm.transform.fit)},
+            configuration={"seed": settings.seed, "finetune": chosen.model_dump(mode="json")},
+        ),
         logs=paths.logs,
         every=settings.learner.checkpoint_every,
+        deadline=settings.learner.checkpoint_seconds,
         on_step=on_step,
         stopped=lambda: trainer.stopped,
     )

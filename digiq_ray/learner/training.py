@@ -2,13 +2,15 @@
 
 A training that is killed between any two steps and started again ends with the same weights, the same optimiser state
 and the same curves as one that was not: the batch and the random numbers of a step depend on its index only, and what a
-curve sums up is part of a checkpoint. At most ``every`` steps are done twice.
+curve sums up is part of a checkpoint. Steps go on while a checkpoint is written; the next one waits for it, so at most
+twice ``every`` steps are done again.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +22,8 @@ from digiq_ray.core.errors import DigiQError
 from digiq_ray.core.rng import seed_of
 from digiq_ray.learner.checkpoints import Checkpoints
 from digiq_ray.learner.curves import Curves, Figures
+from digiq_ray.learner.fingerprints import Fingerprints
+from digiq_ray.store.directory import StorePath
 
 OnStep = Callable[[int, int], None]
 
@@ -51,10 +55,12 @@ def train(
     trainer: Trainer,
     *,
     name: str,
-    checkpoints: Path,
+    checkpoints: StorePath,
     logs: Path,
     every: int,
     on_step: OnStep,
+    fingerprints: Fingerprints | None = None,
+    deadline: float = 600.0,
     points: int = 60,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Figures:
@@ -63,9 +69,12 @@ def train(
     Args:
         trainer: What to do.
         name: Tag of the metrics.
-        checkpoints, logs: Directories of checkpoints and of TensorBoard events (one run in it for each ``name``).
+        checkpoints: Where checkpoints lie: a directory, or ``s3://BUCKET/PREFIX``.
+        logs: Directory of TensorBoard events (one run in it for each ``name``).
         every: Steps between checkpoints.
         on_step: Called with (steps done, steps in all).
+        fingerprints: What the training is of; a checkpoint of another one is refused.
+        deadline: Seconds that the writing of a checkpoint may take longer than the steps to the next one.
         points: How many points a curve has at most; each is the mean over the steps since the one before.
         stopped: Asked after each step whether to end before the last; must depend on what a checkpoint holds only.
 
@@ -75,16 +84,17 @@ def train(
     Raises:
         TrainingDivergedError: a figure is not finite.
         DiskFullError: no space is left for a checkpoint; the one before is whole.
-        StoreError: the newest checkpoint is broken or of another training.
+        DeadlineExceededError: a checkpoint was not written in time.
+        CheckpointMismatchError: the newest checkpoint is of other data, features or settings.
+        StoreError: it is broken, or its place cannot be read or written.
     """
-    kept = Checkpoints(checkpoints)
-    restored = kept.restore(trainer.modules(), trainer.optimizer)
-    start, curves = (restored.step, restored.curves) if restored else (0, Curves.of(trainer.steps, points))
-    purge = start + 1 if restored else None  # a training that died may have written points past its checkpoint
-    with (
-        torch.random.fork_rng(devices=[]),
-        SummaryWriter(str(logs / name), purge_step=purge) as writer,
-    ):
+    with ExitStack() as ends:
+        kept = ends.enter_context(Checkpoints(checkpoints, fingerprints, deadline=deadline))
+        restored = kept.restore(trainer.modules(), trainer.optimizer)
+        start, curves = (restored.step, restored.curves) if restored else (0, Curves.of(trainer.steps, points))
+        purge = start + 1 if restored else None  # a training that died may have written points past its checkpoint
+        ends.enter_context(torch.random.fork_rng(devices=[]))
+        writer = ends.enter_context(SummaryWriter(str(logs / name), purge_step=purge))
         for index in range(start, trainer.steps):
             torch.manual_seed(seed_of(name, index))  # for dropout, where a model has it
             figures = trainer.step(index)
@@ -93,6 +103,7 @@ def train(
             ended = done == trainer.steps or stopped()
             for figure, value in curves.add(done, figures, last=ended).items():
                 writer.add_scalar(f"{name}/{figure}", value, done)
+            kept.check()
             if done % every == 0 and not ended:
                 kept.save(done, trainer.modules(), trainer.optimizer, curves)
             on_step(done, trainer.steps)

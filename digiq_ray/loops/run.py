@@ -21,8 +21,11 @@ from digiq_ray.core.config import config_hash, differences, dump_yaml, load_conf
 from digiq_ray.core.errors import InputError, RunMismatchError, is_disk_full
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.learner.paths import RunPaths
+from digiq_ray.store.directory import locate
 from digiq_ray.store.manifest import read_json, write_json
 from digiq_ray.store.publish import replace
+
+_TRAININGS = ("finetune", "critic", "critic_mc", "digirl_values")  # besides those of policies
 
 
 def _record_path(root: Path, name: str) -> Path:
@@ -54,11 +57,12 @@ class Run:
 
     Raises:
         RunMismatchError: the directory holds a run of another configuration; the message names the first difference.
-        InputError: the directory holds something else.
+        InputError: the directory holds something else, or checkpoints have a place that cannot be one.
     """
 
     def __init__(self, root: Path, settings: RunSettings) -> None:
         self.root, self.settings, self.paths = root.absolute(), settings, RunPaths(root.absolute())
+        locate(settings.learner.checkpoints)
         config = self.root / "config.yaml"
         if config.is_file():
             before = load_config(RunSettings, config)
@@ -134,3 +138,9 @@ class Run:
     def clear_checkpoints(self) -> None:
         """Removes checkpoints of trainings that are done."""
         shutil.rmtree(self.root / "checkpoints", ignore_errors=True)
+        elsewhere = self.settings.learner.checkpoints
+        if elsewhere:
+            from digiq_ray.learner.checkpoints import Checkpoints  # with torch, which most commands do without
+
+            for name in (*_TRAININGS, *self.settings.policy.trained):
+                Checkpoints(self.paths.checkpoints(name, elsewhere)).clear()

@@ -19,6 +19,7 @@ from digiq_ray.critic.dataset import EpisodeFrame, build
 from digiq_ray.critic.heads import Critic, CriticShape, HeadShape
 from digiq_ray.critic.training import CriticTrainer
 from digiq_ray.learner.training import OnStep, train
+from digiq_ray.store.directory import StorePath
 
 STATES, ACTIONS, DIM = 12, 24, 6
 
@@ -64,16 +65,26 @@ def state_of(trainer: CriticTrainer) -> dict[str, torch.Tensor]:
     return found
 
 
-def train_in(root: Path, trainer: Any, *, every: int = 5, on_step: OnStep = lambda done, total: None, points: int = 4):
-    """Trains with checkpoints and logs under ``root``; returns the curves."""
+def train_in(
+    root: Path,
+    trainer: Any,
+    *,
+    every: int = 5,
+    on_step: OnStep = lambda done, total: None,
+    points: int = 4,
+    checkpoints: StorePath | None = None,
+    **options: Any,
+):
+    """Trains with logs, and checkpoints if no other place is given, under ``root``; returns the curves."""
     return train(
         trainer,
         name="critic",
-        checkpoints=root / "checkpoints",
+        checkpoints=checkpoints or root / "checkpoints",
         logs=root / "logs",
         every=every,
         on_step=on_step,
         points=points,
+        **options,
     )
 
 

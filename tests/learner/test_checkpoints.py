@@ -38,7 +38,8 @@ def trained(steps_done: int, **options):
 
 
 def save(directory: Path, trainer, step: int, curves: Curves | None = None) -> None:
-    Checkpoints(directory).save(step, trainer.modules(), trainer.optimizer, curves or Curves(1))
+    with Checkpoints(directory) as kept:
+        kept.save(step, trainer.modules(), trainer.optimizer, curves or Curves(1))
 
 
 def restore(directory: Path, trainer):
@@ -73,7 +74,7 @@ def test_without_a_checkpoint_nothing_is_restored(tmp_path):
 def test_only_the_newest_checkpoint_is_kept_and_restored(tmp_path):
     for step in (5, 10, 100):
         save(tmp_path, trained(step, steps=200), step)
-    assert names(tmp_path) == ["00000100"]
+    assert names(tmp_path) == ["00000100.json", "00000100.safetensors"]
     assert restore(tmp_path, make_trainer()).step == 100
 
 
@@ -84,23 +85,28 @@ def test_a_checkpoint_may_be_saved_again(tmp_path):
     fresh = make_trainer()
     restore(tmp_path, fresh)
     assert_equal_states(state_of(trainer), state_of(fresh))
-    assert names(tmp_path) == ["00000005"]
+    assert names(tmp_path) == ["00000005.json", "00000005.safetensors"]
 
 
 def test_what_dead_writers_left_is_never_restored_and_is_removed(tmp_path):
     save(tmp_path, trained(5), 5)
-    (tmp_path / ".00000010.123").mkdir()
-    (tmp_path / ".00000010.123" / "tensors.safetensors").write_bytes(b"half")
+    hidden = tmp_path / ".00000010.safetensors.0123456789abcdef.tmp"
+    hidden.mkdir()
+    (hidden / ".tmpAbCdEf").write_bytes(b"half")
+    (tmp_path / "00000010.safetensors").write_bytes(b"whole, but without a manifest")
     assert restore(tmp_path, make_trainer()).step == 5
+    assert names(tmp_path) == ["00000005.json", "00000005.safetensors", "00000010.safetensors"]
     save(tmp_path, trained(10), 10)
-    assert names(tmp_path) == ["00000010"]
+    assert names(tmp_path) == ["00000010.json", "00000010.safetensors"]
+    assert restore(tmp_path, make_trainer()).step == 10
 
 
 def test_weights_that_share_memory_are_saved(tmp_path):
     module_of = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
     module_of[1].weight = module_of[0].weight
     optimizer = torch.optim.AdamW(module_of.parameters())
-    Checkpoints(tmp_path).save(1, {"m": module_of}, optimizer, Curves(1))
+    with Checkpoints(tmp_path) as kept_in:
+        kept_in.save(1, {"m": module_of}, optimizer, Curves(1))
     kept = module_of[0].weight.detach().clone()
     with torch.no_grad():
         module_of[0].weight.zero_()
@@ -181,7 +187,7 @@ def test_kill_9_at_ten_random_moments_changes_nothing(tmp_path):
     for moment in sorted(random.Random(0).sample(range(30, steps - 10), 10)):
         run_child(root, steps, kill_after=moment)
         assert not (root / "result.safetensors").exists()
-    assert [name for name in names(root / "checkpoints") if name.isdigit()] != []
+    assert [name for name in names(root / "checkpoints") if name.endswith(".json")] != []
     run_child(root, steps, kill_after=None)
     assert_equal_states(load_file(root / "result.safetensors"), state_of(whole))
     assert json.loads((root / "curves.json").read_text()) == curves
@@ -210,10 +216,12 @@ def test_a_full_disk_is_a_typed_error_and_the_checkpoint_before_stays(tmp_path, 
     trainer = trained(5)
     save(tmp_path, trainer, 5)
     fill(monkeypatch)
-    with pytest.raises(DiskFullError, match=r"no space is left for .*00000010; free some and repeat the command"):
+    with pytest.raises(
+        DiskFullError, match=r"no space is left (for|to write) .*00000010.*(repeat the|run the same) comm"
+    ):
         save(tmp_path, trained(10), 10)
     monkeypatch.undo()
-    assert names(tmp_path) == ["00000005"]
+    assert names(tmp_path) == ["00000005.json", "00000005.safetensors"]
     fresh = make_trainer()
     assert restore(tmp_path, fresh).step == 5
     assert_equal_states(state_of(trainer), state_of(fresh))
@@ -221,23 +229,49 @@ def test_a_full_disk_is_a_typed_error_and_the_checkpoint_before_stays(tmp_path, 
 
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
     save(tmp_path, trained(5, width=16), 5)
-    with pytest.raises(StoreError, match=r"00000005 does not fit this training .*remove it to begin the stage again"):
+    with pytest.raises(StoreError, match=r"0005 does not fit this training .*remove it to begin the training again"):
         restore(tmp_path, make_trainer())
 
 
-@pytest.mark.parametrize("name", ["tensors.safetensors", "manifest.json"])
-@pytest.mark.parametrize("content", [b"", b"[1, 2]", b"\x00\xff garbage", None], ids=["empty", "list", "bytes", "gone"])
+@pytest.mark.parametrize("name", ["00000005.safetensors", "00000005.json"])
+@pytest.mark.parametrize("content", [b"", b"[1, 2]", b"\x00\xff garbage"], ids=["empty", "list", "bytes"])
 def test_a_broken_checkpoint_is_refused(tmp_path, name, content):
     save(tmp_path, trained(5), 5)
-    file = tmp_path / "00000005" / name
-    file.unlink()
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(StoreError, match="does not fit this training"):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(
+        StoreError, match=r"00000005 does not fit this training .*; remove it to begin the training again"
+    ):
+        restore(tmp_path, make_trainer())
+
+
+def test_a_checkpoint_whose_tensors_are_gone_is_refused(tmp_path):
+    save(tmp_path, trained(5), 5)
+    (tmp_path / "00000005.safetensors").unlink()
+    with pytest.raises(StoreError, match=r"00000005 does not fit this training .*is gone"):
+        restore(tmp_path, make_trainer())
+
+
+def test_one_changed_bit_of_the_tensors_is_noticed(tmp_path):
+    save(tmp_path, trained(5), 5)
+    file = tmp_path / "00000005.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(StoreError, match="its tensors do not match their checksum"):
+        restore(tmp_path, make_trainer())
+
+
+def test_a_changed_number_of_the_manifest_is_noticed(tmp_path):
+    save(tmp_path, trained(5), 5)
+    file = tmp_path / "00000005.json"
+    file.write_text(file.read_text().replace('"step": 5', '"step": 6'))
+    with pytest.raises(StoreError, match="its manifest was changed"):
         restore(tmp_path, make_trainer())
 
 
 def test_nothing_of_a_checkpoint_is_unpickled(tmp_path):
     save(tmp_path, trained(5), 5)
-    assert names(tmp_path / "00000005") == ["manifest.json", "tensors.safetensors"]
-    assert json.loads((tmp_path / "00000005" / "manifest.json").read_text())["step"] == 5
+    assert names(tmp_path) == ["00000005.json", "00000005.safetensors"]
+    manifest = json.loads((tmp_path / "00000005.json").read_text())
+    assert manifest["step"] == 5
+    assert manifest["tensors"]["bytes"] == (tmp_path / "00000005.safetensors").stat().st_size
