@@ -6,6 +6,8 @@ the same states; they differ in *which* action of a state they imitate, and with
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -21,16 +23,16 @@ from digiq_ray.core.settings import PolicySettings, RunSettings
 from digiq_ray.learner.baselines import by_advantage, digirl, train_values
 from digiq_ray.learner.critic import train_monte_carlo
 from digiq_ray.learner.data import EpisodeOutline, StateKey, values_of
-from digiq_ray.learner.directories import publish_directory
+from digiq_ray.learner.fingerprints import Fingerprints
 from digiq_ray.learner.material import Extraction, Material, Targets
 from digiq_ray.learner.models import load_critic, resolve
 from digiq_ray.learner.paths import RunPaths
 from digiq_ray.learner.training import OnStep, train
+from digiq_ray.learner.versions import PolicyVersions
 from digiq_ray.policy.best_of_n import Choice, StateCandidates, best_of_n, draw, random_candidate
 from digiq_ray.policy.divergence import ProbeState, candidate_logprobs, divergence
 from digiq_ray.policy.imitation import ImitationSettings, ImitationTrainer, Item
 from digiq_ray.policy.weights import awr_weights, reinforce_weights
-from digiq_ray.store.episodes import EpisodeStore
 from digiq_ray.vlm.model import Vlm
 
 _PROBED = 64  # states in which the divergence from the behaviour policy is measured
@@ -166,7 +168,7 @@ def _best_of_n(method: str, material: Material, root: Path, settings: RunSetting
 
 
 def train_policy(root: Path, method: str, settings: RunSettings, on_step: OnStep) -> dict[str, Any]:
-    """Trains the policy of ``method`` and publishes it under that name; ``from_pretrained`` loads it.
+    """Trains the policy of ``method`` and publishes a version under that name; ``from_pretrained`` loads it.
 
     Args:
         root: The run's directory.
@@ -186,7 +188,7 @@ def train_policy(root: Path, method: str, settings: RunSettings, on_step: OnStep
     vlm = Vlm.load(resolve(settings.vlm.model))
     probed = probed_states(material, settings.seed)
     items, probes = [], []
-    for episode in EpisodeStore(paths.episodes).episodes():
+    for episode in material.stores.episodes.episodes():
         texts = tuple(step.action_text or "" for step in episode.steps)
         for number, step in enumerate(episode.steps[:-1]):
             key = (episode.episode_id, number)
@@ -211,18 +213,39 @@ def train_policy(root: Path, method: str, settings: RunSettings, on_step: OnStep
             seed=seed_of("policy", settings.seed),
         ),
     )
+    material.stores.keep()
     curves = train(
         trainer,
         name=method,
-        checkpoints=paths.checkpoints(method),
+        checkpoints=paths.checkpoints(method, settings.learner.checkpoints),
+        fingerprints=_fingerprints(material, found, vlm, settings),
         logs=paths.logs,
         every=settings.learner.checkpoint_every,
+        deadline=settings.learner.checkpoint_seconds,
         on_step=lambda done, _: on_step(before + done, total),
     )
     vlm.model.eval()
-    publish_directory(paths.model(method), lambda hidden: vlm.save(hidden, version=method))
+    versions = PolicyVersions.of(paths, method)
+    versions.publish(vlm.weights_hash, lambda hidden, version: vlm.save(hidden, version=version))
     moved = divergence(candidate_logprobs(vlm, probes), behaviour)
     return {"rows": len(items), **found.figures, "kl": moved, "loss": curves.get("loss", [])}
+
+
+def _fingerprints(material: Material, found: Extraction, vlm: Vlm, settings: RunSettings) -> Fingerprints:
+    """What the imitation of ``found`` is of, by a model with its first weights.
+
+    What is imitated stands for how it was chosen: for the critic, and for the settings of extraction.
+    """
+    targets = json.dumps([[*key, text, found.weight(key)] for key, text in sorted(found.targets.items())])
+    chosen = settings.policy.model_dump(mode="json", exclude={"controls"})
+    return Fingerprints(
+        data={
+            "episodes": material.stores.hashes["episodes"],
+            "targets": hashlib.blake2b(targets.encode(), digest_size=16).hexdigest(),
+        },
+        features={"model": vlm.weights_hash, "prompt": vlm.template_name, "image": str(vlm.transform.fit)},
+        configuration={"seed": settings.seed, "policy": chosen},
+    )
 
 
 def probed_states(material: Material, seed: int) -> set[StateKey]:

@@ -74,4 +74,4 @@ def _trained(paths: RunPaths, policy: str) -> str:
     if policy not in there:
         names = ", ".join([*there, "behaviour"])
         raise InputError(f"{paths.root} has no policy {policy!r}; it has: {names} (digiq train-policy makes digi_q)")
-    return str(paths.model(policy))
+    return str(paths.model(policy).resolve())  # the version that is the latest now

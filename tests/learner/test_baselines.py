@@ -238,7 +238,7 @@ def test_a_method_that_is_killed_and_repeated_publishes_the_same_weights(method,
     assert train_policy(killed.root, method, settings, nothing) == figures
     assert figures["kl"] >= 0.0
     one, other = (Vlm.load(paths.model(method)) for paths in (whole, killed))
-    assert one.version == method
+    assert one.version == other.version == f"{method}-1-{one.weights_hash}"
     pairs = zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 

@@ -65,7 +65,7 @@ def test_the_policy_is_published_under_its_method_and_has_learned(tmp_path, mode
         tmp_path, "digi_q", settings_of(model, policy=chosen), lambda done, total: seen.append((done, total))
     )
     trained = Vlm.load(paths.model("digi_q"))
-    assert trained.version == "digi_q"
+    assert trained.version == f"digi_q-1-{trained.weights_hash}"
     assert probability(trained, "back") > 10 * probability(Vlm.load(model), "back")
     assert (figures["rows"], figures["items"], figures["states"]) == (4, 4, 5)
     assert figures["loss"][-1][1] < figures["loss"][0][1]
@@ -82,11 +82,11 @@ def test_all_methods_make_the_same_number_of_updates(tmp_path, model):
 
 
 def test_the_divergence_is_0_without_learning_and_grows_with_it(tmp_path, model):
-    make_run(tmp_path)
     moved = []
     for steps, rate in ((1, 1e-12), (4, 1e-3), (40, 5e-3)):
+        root = make_run(tmp_path / str(steps)).root
         chosen = {"steps": steps, "batch": 4, "min_support": 2, "support_radius": 0.0, "learning_rate": rate}
-        moved.append(train_policy(tmp_path, "digi_q", settings_of(model, policy=chosen), nothing)["kl"])
+        moved.append(train_policy(root, "digi_q", settings_of(model, policy=chosen), nothing)["kl"])
     assert moved[0] == pytest.approx(0.0, abs=1e-6)
     assert moved[0] < moved[1] < moved[2]
 

@@ -10,9 +10,12 @@ from small_recipe import report_of, small_settings
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from digiq_ray.core.errors import InputError, RunMismatchError
+from digiq_ray.learner.paths import RunPaths
+from digiq_ray.learner.versions import PolicyVersions
 from digiq_ray.loops.demo import one_stage, whole_run
 from digiq_ray.loops.offline import RECIPE
 from digiq_ray.loops.run import Run
+from digiq_ray.store.episodes import EpisodeStore
 
 
 class Quiet:
@@ -94,6 +97,17 @@ def test_the_policy_loads_with_from_pretrained(done: tuple[Path, dict[str, objec
     model = AutoModelForImageTextToText.from_pretrained(directory)
     assert model.num_parameters() < 2_000_000
     assert AutoProcessor.from_pretrained(directory).tokenizer is not None
+
+
+def test_episodes_name_the_version_of_the_policy_that_played_them(
+    done: tuple[Path, dict[str, object], list[str]],
+) -> None:
+    paths = RunPaths(done[0])
+    for policy in ("digi_q", "random_candidate", "filtered_bc"):
+        version = PolicyVersions.of(paths, policy).latest()
+        for mode in ("sampled", "greedy"):
+            played = EpisodeStore(paths.evaluation(policy, mode)).summary()
+            assert played.policy_versions == {str(version): 12}
 
 
 def test_checkpoints_are_gone_at_the_end(done: tuple[Path, dict[str, object], list[str]]) -> None:

@@ -43,7 +43,7 @@ def player(settings: RunSettings, root: Path, policy: str) -> Player:
     """
     paths, chosen, features = RunPaths(root), settings.policy, settings.features
     if policy != RERANK:
-        model = settings.vlm.model if policy == BEHAVIOUR else str(paths.model(policy))
+        model = settings.vlm.model if policy == BEHAVIOUR else str(paths.model(policy).resolve())
         return Player(model, settings.evaluate.temperature)
     reader = Reader(str(paths.model("feature_vlm")), features.layer, features.pooling)
     rerank = Rerank(settings.candidates.k, reader, paths.model("critic"), chosen.min_support, chosen.support_radius)
