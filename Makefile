@@ -23,7 +23,7 @@ STAMP := $(VENV)/.installed
 APPIUM := emulator_workers/appium
 APPIUM_STAMP := $(APPIUM)/node_modules/.package-lock.json
 
-.PHONY: help setup devices demo test lint bench tiny-vlm clean
+.PHONY: help setup devices demo test lint bench ablations tiny-vlm clean
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -56,12 +56,16 @@ lint: $(STAMP) ## Checks style, format, types and import rules
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(STAMP) ## Runs the benchmarks; results in runs/benchmarks
+bench: $(STAMP) ## Runs the benchmarks but the ablations; results in runs/benchmarks
 	@mkdir -p runs/benchmarks
-	@for file in $$(grep -l __main__ benchmarks/[a-z]*.py); do \
+	@for file in $$(grep -l __main__ benchmarks/[a-z]*.py | grep -v /ablations); do \
 	    name=$$(basename "$$file" .py); \
 	    $(BIN)/python -m "benchmarks.$$name" --json "runs/benchmarks/$$name.json" $(ARGS); \
 	done
+
+ablations: $(STAMP) ## Measures the ablation table, which takes hours; goes on with the cells that are missing
+	@mkdir -p runs/benchmarks
+	@$(BIN)/python -m benchmarks.ablations --json runs/benchmarks/ablations.json $(ARGS)
 
 tiny-vlm: $(STAMP) ## Trains the tiny VLM that the package carries
 	@$(BIN)/python -m digiq_ray.loops.tiny_vlm $(ARGS)

@@ -101,7 +101,7 @@ def ratio(over: Sequence[float], under: Sequence[float]) -> Spread:
     return Spread(statistics.median(over) / statistics.median(under), min(each), max(each))
 
 
-Cell = str | float | int | bool | None | Spread
+Cell = str | float | int | bool | None | Spread | Sequence[float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,12 +113,14 @@ class Report:
         rows: One for each way and size, the same columns in each.
         ratios: The figures that the design names.
         notes: What else one must know to read them.
+        command: What was called, if more than the name and ``--quick`` bears on the figures.
     """
 
     name: str
     rows: Sequence[Mapping[str, Cell]]
     ratios: Mapping[str, Spread]
     notes: Sequence[str] = field(default=())
+    command: str | None = None
 
     def publish(self, path: Path, console: Console | None = None) -> None:
         """Prints the table and writes the JSON file."""
@@ -139,7 +141,7 @@ class Report:
             "name": self.name,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine(),
-            "command": f"python -m benchmarks.{self.name}" + " --quick" * ("--quick" in sys.argv),
+            "command": self.command or f"python -m benchmarks.{self.name}" + " --quick" * ("--quick" in sys.argv),
             "rows": [
                 {key: cell.to_json() if isinstance(cell, Spread) else cell for key, cell in row.items()}
                 for row in self.rows
@@ -155,6 +157,8 @@ def _short(value: float) -> str:
 
 
 def _text(cell: Cell) -> str:
+    if isinstance(cell, list | tuple):
+        return " ".join(_text(one) for one in cell)
     if isinstance(cell, bool) or not isinstance(cell, int | float):
         return "" if cell is None else str(cell)
     return _short(cell)
