@@ -210,6 +210,8 @@ class PolicySettings(Section):
     batch: int = Field(128, ge=1, description="items per update")
     learning_rate: float = Field(5e-4, gt=0, description="peak learning rate (AdamW)")
     weight_decay: float = Field(0.01, ge=0, description="weight decay")
+    schedule: Schedule = Field("linear", description="from the peak to a tenth of it, or constant")
+    warmup: int = Field(10, ge=0, description="updates over which the rate rises")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     awr_temperature: float = Field(0.05, gt=0, description="awr: beta of the weights exp((Q - V) / beta)")
     awr_max_weight: float = Field(20.0, ge=1, description="awr: largest weight, where the mean is 1")

@@ -12,11 +12,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from digiq_ray.core.schedules import schedule
 from digiq_ray.core.settings import CriticSettings
 from digiq_ray.critic.dataset import CriticData
 from digiq_ray.critic.heads import Critic, Heads, aggregated, polyak
 from digiq_ray.critic.objectives import best_q, conservatism, expected_q, q_target
-from digiq_ray.critic.schedules import schedule
 
 
 class CriticTrainer:

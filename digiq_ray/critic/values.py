@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from digiq_ray.core.schedules import schedule
 from digiq_ray.core.settings import CriticSettings
 from digiq_ray.critic.dataset import EpisodeFrame
 from digiq_ray.critic.heads import CriticShape, Heads, aggregated
-from digiq_ray.critic.schedules import schedule
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,6 +211,8 @@ def train_policy(root: Path, method: str, settings: RunSettings, on_step: OnStep
             weight_decay=chosen.weight_decay,
             clip=chosen.clip,
             seed=seed_of("policy", settings.seed),
+            schedule=chosen.schedule,
+            warmup=chosen.warmup,
         ),
     )
     material.stores.keep()

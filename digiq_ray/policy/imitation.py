@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import torch
 
 from digiq_ray.core.errors import InputError
+from digiq_ray.core.schedules import schedule
+from digiq_ray.core.settings import Schedule
 from digiq_ray.vlm.batching import answer_logprobs
-from digiq_ray.vlm.finetune import batches, warm_then_linear
+from digiq_ray.vlm.finetune import batches
 from digiq_ray.vlm.model import Vlm
 
 _UNLIKELY = math.log(1e-3)  # an action of negative weight that is less probable than this is pushed no further
@@ -41,6 +43,8 @@ class ImitationSettings:
     weight_decay: float
     clip: float
     seed: int
+    schedule: Schedule = "linear"
+    warmup: int = 10
 
 
 class ImitationTrainer:
@@ -60,7 +64,7 @@ class ImitationTrainer:
         )
         size = min(settings.batch, len(items))
         self._order = dict(batches(len(items), size, settings.steps, settings.seed))
-        self._rate = warm_then_linear(settings.learning_rate, settings.steps, warmup=10)
+        self._rate = schedule(settings.schedule, settings.learning_rate, settings.steps, settings.warmup)
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """What a checkpoint holds."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from digiq_ray.critic.schedules import schedule
+from digiq_ray.core.schedules import schedule
 
 
 @pytest.mark.parametrize(
