@@ -110,8 +110,8 @@ class Normaliser(nn.Module):
         if self.kind == "none":
             return features
         centred = features - self.mean
-        scaled = centred @ self.scale if self.kind == "whiten" else centred / self.scale
-        return scaled.clamp(-6.0, 6.0)
+        scaled = centred @ self.scale if self.kind == "whiten" else centred.div_(self.scale)
+        return scaled.clamp_(-6.0, 6.0)
 
 
 def make_head(dim: int, shape: HeadShape, outputs: int = 1) -> nn.Sequential:
@@ -178,11 +178,11 @@ class Critic(nn.Module):
             seed: ``None`` copies this one (it starts equal); else it starts from weights of its own, as the released
                 code's does.
         """
-        made = copy.deepcopy(self)
-        if seed is not None:
-            made = Critic(self.shape, seed=seed)
-            for kept, given in zip(made.buffers(), self.buffers(), strict=True):
-                kept.copy_(given)
+        if seed is None:
+            return copy.deepcopy(self).eval().requires_grad_(False)
+        made = Critic(self.shape, seed=seed)
+        for kept, given in zip(made.buffers(), self.buffers(), strict=True):
+            kept.copy_(given)
         return made.eval().requires_grad_(False)
 
 

@@ -18,6 +18,8 @@ from digiq_ray.critic.dataset import CriticData
 from digiq_ray.critic.heads import Critic, Heads, aggregated, polyak
 from digiq_ray.critic.objectives import best_q, conservatism, expected_q, q_target
 
+_BLOCK_ROWS = 512  # of features of 4,096 numbers, so many and what is made of them fit into a processor's cache
+
 
 class CriticTrainer:
     """Trains Q and V together on ``data``; ``target`` is their delayed copy.
@@ -33,8 +35,8 @@ class CriticTrainer:
         self.critic, self.data, self.settings, self._seed = critic.train(), data, settings, seed
         self.target = critic.target(seed=None if settings.hard_copy else seed + 1)
         self.steps = settings.steps
-        self.optimizer = torch.optim.AdamW(
-            critic.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        self.optimizer = torch.optim.AdamW(  # fused: one pass over the weights, where the default makes ten
+            critic.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self._rate = schedule(settings.schedule, settings.learning_rate, settings.steps, settings.warmup)
 
@@ -85,7 +87,7 @@ class CriticTrainer:
         if self.settings.backup == "executed":
             return y_q, self._one(target.q_heads, data.action_features[data.action[rows]])
         weights = data.weights[rows]
-        values = self._padded(rows, weights > 0, lambda features: self._one(target.q_heads, features))
+        values = self._padded(rows, weights > 0, self._target_q)
         return y_q, (best_q if self.settings.backup == "best" else expected_q)(values, weights)
 
     @torch.no_grad()
@@ -106,7 +108,7 @@ class CriticTrainer:
             return q_out, v_out, torch.zeros(())
         some = rows[: math.ceil(self.settings.conservative_share * len(rows))]
         present = data.candidates[some] >= 0
-        values = self._padded(some, present, critic.q_heads.values)
+        values = self._padded(some, present, lambda found: critic.q_heads.values(data.action_features[found]))
         executed = critic.q_heads.readout.values(q_out[:, : len(some)])
         return q_out, v_out, conservatism(values, present, executed, self.settings.conservative_temperature)
 
@@ -114,11 +116,16 @@ class CriticTrainer:
         values = heads.values(features)
         return values if self.settings.targets == "own" else aggregated(values, self.critic.shape.aggregate)
 
+    def _target_q(self, actions: torch.Tensor) -> torch.Tensor:
+        """Target Q of rows of the action features, in blocks: their features at once would be most of the memory."""
+        heads, features = self.target.q_heads, self.data.action_features
+        return torch.cat([self._one(heads, features[block]) for block in actions.split(_BLOCK_ROWS)], -1)
+
     def _padded(
         self, rows: torch.Tensor, present: torch.Tensor, values_of: Callable[[torch.Tensor], torch.Tensor]
     ) -> torch.Tensor:
         """Values of the candidates of ``rows``, ``[.., n, K]``, 0 where ``present`` says that there is none."""
-        values = values_of(self.data.action_features[self.data.candidates[rows][present]])
+        values = values_of(self.data.candidates[rows][present])
         padded = values.new_zeros((*values.shape[:-1], *present.shape))
         padded[..., present] = values
         return padded
