@@ -27,7 +27,7 @@ STEP_BYTES = 4 * ((CANDIDATES + 1) * ACTION_DIM + 2 * STATE_DIM)
 SHARD_TRAJECTORIES = 50
 """A shard of candidates has 520 MB, the size that data sets on the Hugging Face Hub come in."""
 
-_FINGERPRINT = Fingerprint(model="random", layer=-1, pooling="last", prompt="none", image="none")
+FINGERPRINT = Fingerprint(model="random", layer=-1, pooling="last", prompt="none", image="none")
 Trajectory = list[dict[str, Any]]
 
 
@@ -79,7 +79,7 @@ def write_stores(root: Path, found: Iterator[Trajectory]) -> None:
     episodes: list[Episode] = []
     while group := list(islice(found, SHARD_TRAJECTORIES)):
         first = len(episodes)
-        episodes += [_episode(first + offset, trajectory) for offset, trajectory in enumerate(group)]
+        episodes += [episode_of(first + offset, trajectory) for offset, trajectory in enumerate(group)]
         shard = f"trajectories-{first:06}"
         state_keys: list[FeatureKey] = []
         action_keys: list[FeatureKey] = []
@@ -89,9 +89,9 @@ def write_stores(root: Path, found: Iterator[Trajectory]) -> None:
                 action_keys += [
                     FeatureKey(episode.episode_id, t, text) for text in step["action_list"].split("<split>")
                 ]
-        states.append(shard, state_keys, np.concatenate([_images(one) for one in group]), _FINGERPRINT)
+        states.append(shard, state_keys, np.concatenate([_images(one) for one in group]), FINGERPRINT)
         candidates = np.concatenate([step["q_rep_out_list"] for one in group for step in one])
-        actions.append(shard, action_keys, candidates, _FINGERPRINT)
+        actions.append(shard, action_keys, candidates, FINGERPRINT)
     EpisodeStore.create(root / "episodes").append(episodes)
 
 
@@ -114,7 +114,8 @@ def _images(trajectory: Trajectory) -> Any:
     return np.stack([step["image_features"] for step in trajectory] + [trajectory[-1]["next_image_features"]])
 
 
-def _episode(number: int, trajectory: Trajectory) -> Episode:
+def episode_of(number: int, trajectory: Trajectory) -> Episode:
+    """The same episode in our form, without screens."""
     success = bool(trajectory[-1]["reward"])
     steps = [
         Step(b"", step["action"], tap(0.5, 0.5), None, float(step["reward"]), None, 0.0, 0.0) for step in trajectory

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from itertools import chain
 from pathlib import Path
@@ -30,28 +31,37 @@ Batches = Iterator[dict[str, Any]]
 def original(path: Path, batches: int) -> Batches:
     """What the original does before its first update, then its batches.
 
-    ``torch.load`` of the whole file with full unpickling; a deep copy in which the image features of two steps are
-    stacked; returns; the first 80 % of the trajectories into the arrays of a replay buffer and the others into those of
-    a second; a ``DataLoader`` without workers over the first, sampling with replacement, whose samples are dictionaries
-    of array rows (all 64 candidates among them) that the default collation stacks. The buffers are as long as the data;
-    the original makes them longer.
+    ``replay_buffers``, and a ``DataLoader`` without workers over the first, sampling with replacement, whose samples
+    are dictionaries of array rows (all 64 candidates among them) that the default collation stacks.
     """
-    import torch
     from torch.utils.data import DataLoader, RandomSampler
 
+    found = replay_buffers(path)
+    sampler = RandomSampler(found.train, replacement=True, num_samples=BATCH * (batches + 1))
+    yield from DataLoader(found.train, batch_size=BATCH, sampler=sampler)
+    assert len(found.validation)
+
+
+def replay_buffers(path: Path) -> ReplayBuffers:
+    """How the original loads a trajectory file.
+
+    ``torch.load`` of the whole file with full unpickling; a deep copy in which the image features of two steps are
+    stacked; returns; the first 80 % of the trajectories into the arrays of a replay buffer and the others into those of
+    a second. The buffers are as long as the data; the original makes them longer.
+    """
+    import torch
+
     loaded = torch.load(path, weights_only=False)
-    stacked = _stack_frames(loaded)
+    stacked = stack_frames(loaded)
     del loaded
     for trajectory in stacked:
         _add_returns(trajectory)
     split = int(len(stacked) * TRAIN_SHARE)
-    train, validation = (_Buffer(list(chain.from_iterable(part))) for part in (stacked[:split], stacked[split:]))
-    sampler = RandomSampler(train, replacement=True, num_samples=BATCH * (batches + 1))
-    yield from DataLoader(train, batch_size=BATCH, sampler=sampler)
-    assert len(validation)
+    train, validation = (ReplayBuffer(list(chain.from_iterable(part))) for part in (stacked[:split], stacked[split:]))
+    return ReplayBuffers(train, validation, stacked)
 
 
-class _Buffer:
+class ReplayBuffer:
     """Preallocated arrays, filled a transition at a time, read a row at a time."""
 
     NAMES = (
@@ -88,7 +98,16 @@ class _Buffer:
         return np.empty((count, *value.shape), dtype=value.dtype)
 
 
-def _stack_frames(trajectories: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
+@dataclass(frozen=True, slots=True)
+class ReplayBuffers:
+    """What training draws from, what it validates on, and the trajectories, which the original goes on holding."""
+
+    train: ReplayBuffer
+    validation: ReplayBuffer
+    trajectories: list[list[dict[str, Any]]]
+
+
+def stack_frames(trajectories: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
     stacked = copy.deepcopy(trajectories)
     for source, target in zip(trajectories, stacked, strict=True):
         for step, new in enumerate(target):
