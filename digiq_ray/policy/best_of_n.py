@@ -1,30 +1,44 @@
 """Best-of-N: imitate the candidate with the highest Q, where it is better than the state's value (Digi-Q section 4.3).
 
 The argmax over many candidates falls too often on one that was drawn once, where the critic has seen nothing like it.
-The *support rule* keeps only candidates drawn at least ``min_support`` times of ``K``; taps close to each other count
-as one action. A state whose candidates are all rarer keeps its most frequent one.
+The *support rule* keeps only candidates drawn at least ``min_support`` times of ``K``, or, where ``min_probability`` is
+given, those that the behaviour policy would do with that probability: what counts of draws estimate. Taps close to each
+other count as one action. A state whose candidates are all rarer keeps its most frequent, or likeliest, one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from digiq_ray.core.actions import Action
+from digiq_ray.core.errors import InputError
+
+Number = TypeVar("Number", np.int64, np.float64)
 
 _ROUNDING = 1e-9  # 0.55 - 0.50 is a little more than 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class StateCandidates:
-    """The candidates of one state: texts, parsed actions (``None`` = unparsable), how often each was drawn of ``K``."""
+    """The candidates of one state.
+
+    Attributes:
+        texts: Unique.
+        actions: As parsed; ``None`` is unparsable.
+        counts: How often each was drawn of ``K``.
+        logprobs: Natural logarithm of the behaviour policy's probability of each text, ``None`` where it is not known
+            (as of an executed action that was not drawn again); empty where none was asked for.
+    """
 
     texts: Sequence[str]
     actions: Sequence[Action | None]
     counts: Sequence[int]
+    logprobs: Sequence[float | None] = ()
 
     @property
     def valid(self) -> NDArray[np.bool_]:
@@ -33,9 +47,26 @@ class StateCandidates:
 
     def only(self, kept: Sequence[bool]) -> StateCandidates:
         """Those that ``kept`` says, one for each."""
-        rows = zip(self.texts, self.actions, self.counts, kept, strict=True)
-        left = [(text, action, count) for text, action, count, keep in rows if keep]
-        return StateCandidates([row[0] for row in left], [row[1] for row in left], [row[2] for row in left])
+        left = [index for index, keep in zip(range(len(self.texts)), kept, strict=True) if keep]
+        return StateCandidates(
+            [self.texts[index] for index in left],
+            [self.actions[index] for index in left],
+            [self.counts[index] for index in left],
+            [self.logprobs[index] for index in left] if self.logprobs else (),
+        )
+
+    def probabilities(self) -> NDArray[np.float64]:
+        """Of each under the behaviour policy, 0 where it is not known.
+
+        Raises:
+            InputError: none is known.
+        """
+        if all(one is None for one in self.logprobs):
+            raise InputError(
+                "the candidates of a state have no log-probabilities: sample them again (digiq candidates), or ask for "
+                "draws instead (policy.min_support, critic.backup_support)"
+            )
+        return np.array([0.0 if one is None else np.exp(one) for one in self.logprobs])
 
 
 def draw(
@@ -85,14 +116,39 @@ def similar(first: Action, second: Action, radius: float) -> bool:
 
 def support(candidates: StateCandidates, radius: float) -> NDArray[np.int64]:
     """How often each candidate, or one like it, was drawn; 0 for unparsable ones."""
-    counts = np.zeros(len(candidates.texts), dtype=np.int64)
+    return _with_alike(candidates, np.array(candidates.counts, dtype=np.int64), radius)
+
+
+def likelihood(candidates: StateCandidates, radius: float) -> NDArray[np.float64]:
+    """Probability under the behaviour policy of each candidate, or one like it that was drawn; 0 for unparsable ones.
+
+    Raises:
+        InputError: no log-probability is known.
+    """
+    return _with_alike(candidates, candidates.probabilities(), radius)
+
+
+def _with_alike(candidates: StateCandidates, amounts: NDArray[Number], radius: float) -> NDArray[Number]:
+    """The sum of ``amounts`` over the candidates that are like each one."""
+    sums = np.zeros_like(amounts)
     for i, action in enumerate(candidates.actions):
         if action is None:
             continue
         for j, other in enumerate(candidates.actions):
             if other is not None and similar(action, other, radius):
-                counts[i] += candidates.counts[j]
-    return counts
+                sums[i] += amounts[j]
+    return sums
+
+
+def without_unlikely(candidates: StateCandidates, least: float) -> StateCandidates:
+    """Counts of what is less likely than ``least`` as 0; all as they are if nothing is as likely.
+
+    Raises:
+        InputError: no log-probability is known.
+    """
+    likely = candidates.probabilities() >= least
+    counts = np.where(likely, candidates.counts, 0)
+    return replace(candidates, counts=counts.tolist()) if counts.any() else candidates
 
 
 def best_of_n(
@@ -103,6 +159,7 @@ def best_of_n(
     margin: float,
     min_support: int,
     radius: float,
+    min_probability: float = 0.0,
 ) -> Choice:
     """The candidate with the highest Q among valid and supported ones, if ``Q - V`` exceeds ``margin``.
 
@@ -113,14 +170,23 @@ def best_of_n(
         margin: Least advantage; the paper's is 0.
         min_support: Least number of draws (see the module).
         radius: Distance within which touches count as one action.
+        min_probability: Least probability under the behaviour policy, which then decides instead of draws; 0 is none.
 
     Returns:
         The choice. Its index is ``None`` where no candidate is valid, or the best is not better than ``margin``.
+
+    Raises:
+        InputError: ``min_probability`` is asked of candidates without log-probabilities.
     """
     counts = support(candidates, radius)
-    allowed = candidates.valid & (counts >= min_support)
+    if min_probability:
+        likely = likelihood(candidates, radius)
+        supported, most = likely >= min_probability, likely == likely.max(initial=0.0)
+    else:
+        supported, most = counts >= min_support, counts == counts.max(initial=0)
+    allowed = candidates.valid & supported
     if not allowed.any():
-        allowed = candidates.valid & (counts == counts.max(initial=0))
+        allowed = candidates.valid & most
     if not allowed.any():
         return Choice(None, 0.0, 0)
     index = int(np.where(allowed, q_values, -np.inf).argmax())

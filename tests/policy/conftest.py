@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 
 import pytest
@@ -14,13 +15,16 @@ from digiq_ray.policy.best_of_n import StateCandidates
 from digiq_ray.vlm.model import Vlm
 from digiq_ray.vlm.tiny import make_vlm
 
-MakeCandidates = Callable[[dict[str, int]], StateCandidates]
+MakeCandidates = Callable[..., StateCandidates]
 MakeState = Callable[[Vlm, tuple[int, int, int]], tuple[dict[str, torch.Tensor], list[int]]]
 
 
 @pytest.fixture(scope="session")
 def make_candidates() -> MakeCandidates:
-    """Candidates from ``{text: how often it was drawn}``; texts outside the grammar are unparsable."""
+    """Candidates from ``{text: how often it was drawn}``, and perhaps ``{text: probability}`` of some.
+
+    Texts outside the grammar are unparsable.
+    """
 
     def parsed(text: str) -> Action | None:
         try:
@@ -28,8 +32,14 @@ def make_candidates() -> MakeCandidates:
         except ParseError:
             return None
 
-    def make(counts: dict[str, int]) -> StateCandidates:
-        return StateCandidates(list(counts), [parsed(text) for text in counts], list(counts.values()))
+    def make(counts: dict[str, int], probabilities: dict[str, float] | None = None) -> StateCandidates:
+        known = {text: math.log(share) for text, share in (probabilities or {}).items()}
+        return StateCandidates(
+            list(counts),
+            [parsed(text) for text in counts],
+            list(counts.values()),
+            () if probabilities is None else [known.get(text) for text in counts],
+        )
 
     return make
 

@@ -6,14 +6,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from digiq_ray.core.actions import parse_action
-from digiq_ray.policy.best_of_n import StateCandidates, best_of_n, draw, similar, support
+from digiq_ray.core.errors import InputError
+from digiq_ray.policy.best_of_n import (
+    StateCandidates,
+    best_of_n,
+    draw,
+    likelihood,
+    similar,
+    support,
+    without_unlikely,
+)
 
 TEXTS = ["tap 0.10 0.10", "tap 0.12 0.12", "tap 0.80 0.80", "back", "type red", "swipe 0.5 0.8 0.5 0.2", "tap red", ""]
 
 drawn = st.dictionaries(st.sampled_from(TEXTS), st.integers(0, 9), min_size=1)
 
 
-def choose(candidates, q, value=0.0, *, margin=-np.inf, min_support=1, radius=0.0):
+def choose(candidates, q, value=0.0, *, margin=-np.inf, min_support=1, radius=0.0, min_probability=0.0):
     return best_of_n(
         candidates,
         np.array(q, dtype=np.float64),
@@ -21,6 +30,7 @@ def choose(candidates, q, value=0.0, *, margin=-np.inf, min_support=1, radius=0.
         margin=margin,
         min_support=min_support,
         radius=radius,
+        min_probability=min_probability,
     )
 
 
@@ -150,3 +160,44 @@ def test_the_executed_action_takes_a_place_even_if_it_was_never_drawn(seed):
 def test_a_candidate_is_drawn_in_proportion_to_its_samples():
     found = [sum(draw(many(48, 16), 16, np.random.default_rng(seed)).counts[:1]) for seed in range(400)]
     assert np.mean(found) == pytest.approx(12.0, abs=0.4)
+
+
+SHARES = {"tap 0.10 0.10": 0.1, "tap 0.12 0.12": 0.15, "back": 0.4, "": 0.3}
+
+
+def test_a_likely_candidate_may_win_though_it_was_drawn_once(make_candidates):
+    candidates = make_candidates({"tap 0.10 0.10": 1, "back": 1, "": 14}, SHARES)
+    assert choose(candidates, [0.9, 0.5, 2.0], min_probability=0.2).index == 1
+    assert choose(candidates, [0.9, 0.5, 2.0], min_probability=0.1).index == 0
+
+
+def test_probabilities_of_touches_close_to_each_other_add_up(make_candidates):
+    candidates = make_candidates({"tap 0.10 0.10": 1, "tap 0.12 0.12": 1, "back": 1, "": 1}, SHARES)
+    assert likelihood(candidates, 0.05).tolist() == pytest.approx([0.25, 0.25, 0.4, 0.0])
+    assert likelihood(candidates, 0.0).tolist() == pytest.approx([0.1, 0.15, 0.4, 0.0])
+    assert choose(candidates, [0.9, 0.1, 0.5, 0.0], min_probability=0.2, radius=0.05).index == 0
+    assert choose(candidates, [0.9, 0.1, 0.5, 0.0], min_probability=0.2).index == 2
+
+
+def test_where_nothing_is_as_likely_the_likeliest_stays(make_candidates):
+    candidates = make_candidates({"tap 0.10 0.10": 8, "tap 0.12 0.12": 1}, SHARES)
+    assert choose(candidates, [0.9, 0.1], min_probability=0.5).index == 1
+
+
+def test_an_action_that_was_not_drawn_has_no_probability(make_candidates):
+    candidates = make_candidates({"home": 0, "back": 16}, SHARES)
+    assert choose(candidates, [0.9, 0.1], min_probability=0.2).index == 1
+    with pytest.raises(InputError, match=r"no log-probabilities: .*critic.backup_support"):
+        choose(make_candidates({"home": 8, "back": 8}), [0.9, 0.1], min_probability=0.2)
+
+
+def test_what_is_drawn_keeps_its_probability(make_candidates):
+    candidates = make_candidates({"tap 0.10 0.10": 4, "back": 4, "": 8}, SHARES)
+    kept = draw(candidates, 5, np.random.default_rng(0))
+    assert kept.probabilities().tolist() == pytest.approx([SHARES[text] for text in kept.texts])
+
+
+def test_counts_of_the_unlikely_become_0(make_candidates):
+    candidates = make_candidates({"tap 0.10 0.10": 4, "back": 4, "": 8}, SHARES)
+    assert list(without_unlikely(candidates, 0.2).counts) == [0, 4, 8]
+    assert without_unlikely(candidates, 0.9) == candidates
