@@ -14,6 +14,9 @@ from typing import Any, Final
 
 #: Variance of Q over candidates against over states. Healthy: 0.23 to 0.80; features that do not know the action: 0.
 LEAST_SENSITIVITY: Final = 0.01
+#: The same, over what it is where Q is noise (see ``sensitivity``). Healthy: 0.08 to 0.23; features that were shuffled:
+#: 0.90 on general, 0.97 on webshop.
+MOST_OF_CHANCE_SENSITIVITY: Final = 0.5
 #: Share of states whose best candidate has Q above V. Healthy: 0.74 to 0.96, since V is the candidates' mean.
 LEAST_POSITIVE_ADVANTAGE: Final = 0.02
 #: Mean TD error of the last third over the least of its moving average. Healthy: 1.0 to 1.14, which is noise.
@@ -64,8 +67,9 @@ def critic_alarms(figures: Mapping[str, Any]) -> list[Alarm]:
     """What is wrong with a critic.
 
     Args:
-        figures: Of the stage train-critic: ``action_sensitivity``, ``rank_agreement``, ``q_largest``, ``value_bound``
-            and the curves ``curve`` (points ``[step, TD error, ...]``) and ``target_curve`` (``[step, value]``).
+        figures: Of the stage train-critic: ``action_sensitivity``, ``chance_sensitivity``, ``rank_agreement``,
+            ``q_largest``, ``value_bound`` and the curves ``curve`` (points ``[step, TD error, ...]``) and
+            ``target_curve`` (``[step, value]``).
     """
     found: list[Alarm] = []
 
@@ -76,6 +80,7 @@ def critic_alarms(figures: Mapping[str, Any]) -> list[Alarm]:
     # Where Q is the same everywhere it ignores nothing that it should have seen: there is no variance to compare with.
     varies = bool(figures.get("variance_over_states"))
     blind = sensitivity is not None and varies and sensitivity < LEAST_SENSITIVITY
+    noise = _over(sensitivity, figures.get("chance_sensitivity"))
     if blind:
         ring(
             "q_ignores_the_action",
@@ -85,6 +90,16 @@ def critic_alarms(figures: Mapping[str, Any]) -> list[Alarm]:
             "all candidates of a state are alike",
             "train stage 1 for longer (finetune.steps), take features.pooling=last_and_action, or sample more and "
             "warmer candidates (candidates.k, candidates.temperature)",
+        )
+    elif noise is not None and noise > MOST_OF_CHANCE_SENSITIVITY:  # whose order two heads may well agree on
+        ring(
+            "q_does_not_know_the_state",
+            noise,
+            MOST_OF_CHANCE_SENSITIVITY,
+            "Q varies over states hardly more than the mean of that many random numbers would: the features do not say "
+            "how good a state is, or are not those of the episodes and candidates beside them",
+            "look whether features, episodes and candidates are of one run and embed them again (digiq embed), or "
+            "train stage 1 and the critic for longer (finetune.steps, critic.steps)",
         )
     elif agreement is not None and agreement < LEAST_AGREEMENT:  # the order of a blind Q is noise anyway
         ring(

@@ -17,7 +17,9 @@ def action_sensitivity(values: NDArray[np.floating], weights: NDArray[np.floatin
 
     Returns:
         ``variance_over_actions``, ``variance_over_states``, and their ratio ``action_sensitivity`` (0 if Q is the same
-        in all states, where a ratio says nothing).
+        in all states, where a ratio says nothing); and ``chance_sensitivity``, the ratio of a Q that is noise, which
+        knows neither state nor action. For such a Q the mean over a state's candidates has the share ``h`` (the sum of
+        squared weights) of its variance, and ``1 - h`` of it is within the state: a ratio of ``(1 - h) / h``.
 
     Raises:
         InputError: there is no state, or the shapes differ.
@@ -28,8 +30,10 @@ def action_sensitivity(values: NDArray[np.floating], weights: NDArray[np.floatin
     means = (values * weights).sum(1)
     within = float(((values - means[:, None]) ** 2 * weights).sum(1).mean())
     between = float(means.var())
+    share = float((weights.astype(np.float64) ** 2).sum(1).mean())
     return {
         "variance_over_actions": within,
         "variance_over_states": between,
         "action_sensitivity": within / between if between > 0 else 0.0,
+        "chance_sensitivity": (1 - share) / share,
     }

@@ -23,6 +23,7 @@ def healthy(**changes):
     falling = [0.1 + 0.2 / (index + 1) for index in range(POINTS)]
     figures = {
         "action_sensitivity": 0.49,
+        "chance_sensitivity": 3.6,
         "variance_over_actions": 0.02,
         "variance_over_states": 0.04,
         "rank_agreement": 0.8,
@@ -45,6 +46,7 @@ def test_a_healthy_critic_raises_none():
 RISING = [[*point, 0.05, 0.3] for point in curve([0.1] * 30 + [0.1 * 1.1**index for index in range(30)])]
 FAULTS = {
     "q_ignores_the_action": {"action_sensitivity": 0.002},
+    "q_does_not_know_the_state": {"action_sensitivity": 3.24},
     "rankings_unreliable": {"rank_agreement": 0.03},
     "td_error_grows": {"curve": RISING},
     "q_out_of_range": {"q_largest": 1.7},
@@ -70,6 +72,21 @@ def test_an_alarm_names_its_figure_its_cause_and_a_setting():
 def test_the_order_of_a_blind_critic_is_not_a_second_alarm():
     blind = healthy(action_sensitivity=0.0, rank_agreement=0.0)
     assert names(critic_alarms(blind)) == ["q_ignores_the_action"]
+
+
+def test_the_order_of_a_q_that_is_noise_is_not_a_second_alarm():
+    assert names(critic_alarms(healthy(action_sensitivity=3.24, rank_agreement=0.0))) == ["q_does_not_know_the_state"]
+
+
+def test_with_fewer_candidates_noise_looks_more_like_knowledge():
+    assert names(critic_alarms(healthy(action_sensitivity=0.9, chance_sensitivity=1.0))) == [
+        "q_does_not_know_the_state"
+    ]
+    assert critic_alarms(healthy(action_sensitivity=0.9, chance_sensitivity=15.0)) == []
+
+
+def test_where_each_state_has_one_candidate_nothing_is_known_of_chance():
+    assert critic_alarms(healthy(action_sensitivity=0.5, chance_sensitivity=0.0)) == []
 
 
 def test_a_q_that_is_the_same_everywhere_has_no_sensitivity_to_judge():

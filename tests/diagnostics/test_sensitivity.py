@@ -18,6 +18,7 @@ def test_the_variances_of_a_small_table():
         "variance_over_actions": pytest.approx((1 + 4) / 2),
         "variance_over_states": pytest.approx(((1 - 3.5) ** 2 + (6 - 3.5) ** 2) / 2),
         "action_sensitivity": pytest.approx(2.5 / 6.25),
+        "chance_sensitivity": pytest.approx(1.0),
     }
 
 
@@ -36,6 +37,13 @@ def test_what_has_weight_0_does_not_count(padding):
     padded = np.array([[0.0, 2.0, padding], [4.0, 8.0, padding]])
     weights = np.hstack([HALVES, np.zeros((2, 1))])
     assert action_sensitivity(padded, weights) == action_sensitivity(padded[:, :2], HALVES)
+
+
+def test_a_q_that_is_noise_has_the_sensitivity_of_chance():
+    rng = np.random.default_rng(0)
+    weights = rng.dirichlet([0.7] * 8, 20_000)
+    found = action_sensitivity(rng.normal(size=weights.shape), weights)
+    assert found["action_sensitivity"] == pytest.approx(found["chance_sensitivity"], rel=0.05)
 
 
 def test_weights_are_probabilities_of_the_candidates():
