@@ -25,7 +25,9 @@ class Rerank:
         samples: How many are drawn in each state.
         reader: What features are read from.
         critic: Directory of the critic.
-        min_support, radius: See ``policy.best_of_n``.
+        min_support, radius, min_probability: See ``policy.best_of_n``.
+        max_novelty: Where a state is farther from the critic's training states than this share of them, the first
+            sample is taken: there Q is a guess.
     """
 
     samples: int
@@ -33,6 +35,8 @@ class Rerank:
     critic: Path
     min_support: int
     radius: float
+    min_probability: float = 0.0
+    max_novelty: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

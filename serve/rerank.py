@@ -1,4 +1,7 @@
-"""Acting by the best of several samples: the policy proposes, the critic decides, and nothing is trained for it."""
+"""Acting by the best of several samples: the policy proposes, the critic decides, and nothing is trained for it.
+
+In a state that is too unlike those that the critic was trained on, the policy's first sample stands.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from digiq_ray.core.actions import action_or_none
 from digiq_ray.core.errors import InputError
 from digiq_ray.core.policies import ActRequest, ActResult
 from digiq_ray.critic.heads import Critic
-from digiq_ray.learner.models import load_critic
+from digiq_ray.critic.novelty import Novelty
+from digiq_ray.learner.models import load_critic, load_novelty
 from digiq_ray.policy.best_of_n import StateCandidates, best_of_n
 from serve.players import Rerank
 from serve.protocols import Drawn, Engine, Failure, Features, State
@@ -23,7 +27,9 @@ Answer = TypeVar("Answer", Drawn, Features)
 
 
 class RerankPolicy:
-    """A ``Policy`` that takes the valid candidate with the highest Q; where none is valid, the first sample.
+    """A ``Policy`` that takes the valid candidate with the highest Q.
+
+    Where none is valid, or the state is too novel to the critic, it takes the first sample.
 
     Args:
         engine: Of this process, or an actor.
@@ -40,6 +46,17 @@ class RerankPolicy:
     @cached_property
     def _critic(self) -> Critic:
         return load_critic(self._rerank.critic)
+
+    @cached_property
+    def _novelty(self) -> Novelty:
+        return load_novelty(self._rerank.critic)
+
+    def _is_too_novel(self, features: Features) -> bool:
+        most = self._rerank.max_novelty
+        if most == 1.0:
+            return False
+        with torch.inference_mode():
+            return float(self._novelty(torch.from_numpy(features.state[None]))[0]) > most
 
     def act(self, requests: Sequence[ActRequest]) -> list[ActResult]:
         """The best of the samples for each request.
@@ -67,8 +84,15 @@ class RerankPolicy:
 
     def _best(self, texts: Sequence[str], samples: Drawn, features: Features) -> tuple[str, float]:
         """Text and log-probability of the chosen sample."""
-        counts = Counter(text for text, _ in samples)
-        candidates = StateCandidates(texts, [action_or_none(text) for text in texts], [counts[text] for text in texts])
+        if self._is_too_novel(features):
+            return samples[0]
+        counts, logprobs = Counter(text for text, _ in samples), dict(samples)
+        candidates = StateCandidates(
+            texts,
+            [action_or_none(text) for text in texts],
+            [counts[text] for text in texts],
+            [logprobs[text] for text in texts],
+        )
         with torch.inference_mode():
             q_values = self._critic.q(torch.from_numpy(features.actions)).double().numpy()
         chosen = best_of_n(
@@ -78,10 +102,11 @@ class RerankPolicy:
             margin=-np.inf,
             min_support=self._rerank.min_support,
             radius=self._rerank.radius,
+            min_probability=self._rerank.min_probability,
         )
         if chosen.index is None:
             return samples[0]
-        return texts[chosen.index], dict(samples)[texts[chosen.index]]
+        return texts[chosen.index], logprobs[texts[chosen.index]]
 
 
 def _answered(one: Answer | Failure) -> Answer:

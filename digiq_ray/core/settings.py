@@ -136,6 +136,9 @@ Normalise = Literal["standardise", "whiten", "none"]
 Schedule = Literal["constant", "linear", "cosine"]
 
 
+_BACKUP_RULES = {"backup_support": 1, "backup_probability": 0.0}  # with the values that leave nothing out
+
+
 class CriticSettings(Section):
     """Learning of Q and V on frozen features."""
 
@@ -150,6 +153,12 @@ class CriticSettings(Section):
         "candidates", description="V follows the mean Q of the candidates, the best of them, or the executed action's Q"
     )
     backup_support: int = Field(1, ge=1, description="V leaves out candidates that were drawn less often, of K")
+    backup_probability: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="instead of backup_support: V leaves out candidates less likely than this; 0 is off",
+    )
     truncation: Literal["bootstrap", "end"] = Field(
         "bootstrap", description="what lies behind the step limit: the value of the last state, or nothing"
     )
@@ -188,10 +197,15 @@ class CriticSettings(Section):
             raise ValueError(f"low={self.low:g} must lie below high={self.high:g}")
         if self.aggregate == "pessimistic" and self.heads == 1:
             raise ValueError("aggregate=pessimistic takes the deviation over the heads: set heads to 2 or more")
-        if self.objective == "mc" and self.backup_support > 1:
-            raise ValueError("objective=mc has no backups: leave backup_support at 1")
-        if self.backup == "executed" and self.backup_support > 1:
-            raise ValueError("backup=executed uses no candidates: leave backup_support at 1")
+        supported = [name for name, off in _BACKUP_RULES.items() if getattr(self, name) > off]
+        for name in supported:
+            off = _BACKUP_RULES[name]
+            if self.objective == "mc":
+                raise ValueError(f"objective=mc has no backups: leave {name} at {off:g}")
+            if self.backup == "executed":
+                raise ValueError(f"backup=executed uses no candidates: leave {name} at {off:g}")
+        if len(supported) > 1:
+            raise ValueError("backup_support and backup_probability are two forms of one rule: give one of them")
         return self
 
 
@@ -205,7 +219,16 @@ class PolicySettings(Section):
     keep_executed: bool = Field(False, description="the executed action is always among the N")
     margin: float = Field(0.0, description="least Q - V of what is imitated")
     min_support: int = Field(3, ge=1, description="a candidate must be drawn so often of K")
+    min_probability: float = Field(
+        0.0, ge=0, lt=1, description="instead of min_support (then 1): a candidate must be so likely; 0 is off"
+    )
     support_radius: float = Field(0.05, ge=0, description="touches within this distance count as one action")
+    max_novelty: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="leaves out states that lie farther from the critic's training states than this share of those do",
+    )
     steps: int = Field(70, ge=1, description="updates, the same for every policy of a run")
     batch: int = Field(128, ge=1, description="items per update")
     learning_rate: float = Field(5e-4, gt=0, description="peak learning rate (AdamW)")
@@ -224,6 +247,15 @@ class PolicySettings(Section):
         ["random_candidate", "filtered_bc"],
         description="what is compared with Digi-Q: also awr, reinforce, digirl, mc, q_rerank",
     )
+
+    @model_validator(mode="after")
+    def _one_form_of_support(self) -> PolicySettings:
+        if self.min_probability and self.min_support > 1:
+            raise ValueError(
+                f"min_probability={self.min_probability:g} and min_support={self.min_support} are two forms of one "
+                "rule: set min_support to 1 to go by probability, or leave min_probability at 0"
+            )
+        return self
 
     @property
     def trained(self) -> list[str]:

@@ -14,6 +14,7 @@ from digiq_ray.core.rng import seed_of
 from digiq_ray.core.settings import CriticSettings, RunSettings
 from digiq_ray.critic.dataset import build
 from digiq_ray.critic.heads import Critic, CriticShape, HeadShape, aggregated
+from digiq_ray.critic.novelty import Novelty
 from digiq_ray.critic.training import CriticTrainer
 from digiq_ray.diagnostics.agreement import rank_agreement
 from digiq_ray.diagnostics.bounds import value_bound
@@ -27,19 +28,23 @@ from digiq_ray.learner.data import (
     tensor,
     values_of,
 )
+from digiq_ray.learner.events import log_figures
 from digiq_ray.learner.fingerprints import Fingerprints
+from digiq_ray.learner.likelihood import with_logprobs
 from digiq_ray.learner.models import save_critic
 from digiq_ray.learner.paths import RunPaths
 from digiq_ray.learner.pins import PinnedStores
 from digiq_ray.learner.training import OnStep, train
+from digiq_ray.policy.best_of_n import without_unlikely
 
 
 def train_critic(root: Path, settings: RunSettings, on_step: OnStep, *, name: str = "critic") -> dict[str, Any]:
     """Trains Q and V heads and publishes them under ``name``.
 
     Returns:
-        Curves, the final TD error, action sensitivity, rank agreement of the heads, the largest Q and the largest that
-        the rewards allow, and a sample of Q at executed actions by outcome.
+        Curves, the final TD error, how far training states lie from their middle, action sensitivity, rank agreement of
+        the heads, the largest Q and the largest that the rewards allow, and a sample of Q at executed actions by
+        outcome.
 
     Raises:
         StoreError: there is nothing to train on, or something lacks candidates or features.
@@ -48,6 +53,11 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep, *, name: st
     stores = PinnedStores.open(paths)
     played, index = outlines(stores.episodes), FeatureIndex.open(paths.features, stores.snapshots)
     episodes, candidates = learnable(played, candidates_by_state(stores.candidates), index)
+    if chosen.backup_probability:
+        candidates = {
+            key: without_unlikely(options, chosen.backup_probability)
+            for key, options in with_logprobs(candidates, stores.candidates).items()
+        }
     data = build(
         list(frames(episodes, candidates, index, min_support=chosen.backup_support)),
         tensor(index.state_view),
@@ -60,6 +70,8 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep, *, name: st
     critic = Critic(shape_of(chosen, index.state_view.dim, index.action_view.dim), seed=seed)
     critic.v_heads.normalise.fit(data.state_features)
     critic.q_heads.normalise.fit(data.action_features)
+    novelty = Novelty(index.state_view.dim)
+    novelty.fit(data.state_features)
     trainer = CriticTrainer(critic, data, chosen, seed=seed)
     stores.keep()
     figures = train(
@@ -77,10 +89,13 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep, *, name: st
     q_all, q_heads, rows = both[0], both[1:], data.candidates.numpy()
     executed = q_all[data.action.numpy()]
     won = np.repeat([episode.success for episode in episodes], [len(episode.actions) for episode in episodes])
-    save_critic(critic, paths.model(name))
+    save_critic(critic, novelty, paths.model(name))
+    far = _novelty_figures(novelty, data.state_features, settings.policy.max_novelty)
+    log_figures(paths.logs, name, far)
     return {
         "rows": len(data),
         "episodes_left_out": len(played) - len(episodes),
+        **far,
         **action_sensitivity(q_all[rows], data.weights.numpy()),
         "rank_agreement": rank_agreement(q_heads[:, rows], data.weights.numpy()),
         "q_largest": float(np.abs(q_all[rows[rows >= 0]]).max()),
@@ -116,9 +131,21 @@ def train_monte_carlo(root: Path, settings: RunSettings, on_step: OnStep) -> dic
     Returns:
         Its final error and how well it tells actions apart.
     """
-    monte_carlo = settings.critic.model_copy(update={"objective": "mc", "backup_support": 1})
+    without = {"objective": "mc", "backup_support": 1, "backup_probability": 0.0}
+    monte_carlo = settings.critic.model_copy(update=without)
     figures = train_critic(root, settings.model_copy(update={"critic": monte_carlo}), on_step, name="critic_mc")
     return {name: value for name, value in figures.items() if isinstance(value, float)}
+
+
+def _novelty_figures(novelty: Novelty, features: torch.Tensor, limit: float) -> dict[str, float]:
+    """Distances of the training states, and the share of them that ``policy.max_novelty`` leaves out."""
+    knots = novelty.knots
+    beyond = sum(int((novelty(part) > limit).sum()) for part in features.split(16_384))
+    return {
+        "novelty_distance_median": float(knots.median()),
+        "novelty_distance_most": float(knots[-1]),
+        "novelty_beyond_limit": beyond / len(features),
+    }
 
 
 def _with_heads(critic: Critic, features: torch.Tensor) -> torch.Tensor:

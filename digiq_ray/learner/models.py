@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from digiq_ray.core.errors import StoreError
 from digiq_ray.critic.heads import Critic, CriticShape
+from digiq_ray.critic.novelty import Novelty
 from digiq_ray.learner.directories import publish_directory
 from digiq_ray.vlm.features import FeatureExtractor, Pooling
 from digiq_ray.vlm.model import Vlm
@@ -39,11 +42,12 @@ def cached_extractor(model: str, layer: int, pooling: str) -> FeatureExtractor:
     return FeatureExtractor(Vlm.load(resolve(model), device=_device()), layer=layer, pooling=Pooling(pooling))
 
 
-def save_critic(critic: Critic, directory: Path) -> None:
-    """Publishes a critic as safetensors with its shape beside it."""
+def save_critic(critic: Critic, novelty: Novelty, directory: Path) -> None:
+    """Publishes a critic as safetensors, with its shape and the novelty of states to it beside it."""
 
     def write(hidden: Path) -> None:
         save_file(critic.state_dict(), hidden / "critic.safetensors")
+        save_file(novelty.state_dict(), hidden / "novelty.safetensors")
         (hidden / "critic.json").write_text(json.dumps(critic.shape.to_json()))
 
     publish_directory(directory, write)
@@ -55,10 +59,33 @@ def load_critic(directory: Path) -> Critic:
     Raises:
         StoreError: there is none, or it is broken.
     """
-    try:
-        critic = Critic(CriticShape.from_json(json.loads((directory / "critic.json").read_text())))
+    with _readable("critic", directory):
+        critic = Critic(_shape(directory))
         critic.load_state_dict(load_file(directory / "critic.safetensors"))
+    return critic.eval()
+
+
+def load_novelty(directory: Path) -> Novelty:
+    """How far states are from those that the critic in ``directory`` was trained on.
+
+    Raises:
+        StoreError: that was not published, or is broken.
+    """
+    with _readable("novelty of states", directory):
+        novelty = Novelty(_shape(directory).state_dim)
+        novelty.load_state_dict(load_file(directory / "novelty.safetensors"))
+    return novelty.eval()
+
+
+def _shape(directory: Path) -> CriticShape:
+    return CriticShape.from_json(json.loads((directory / "critic.json").read_text()))
+
+
+@contextmanager
+def _readable(what: str, directory: Path) -> Iterator[None]:
+    """Whatever goes wrong in reading a part of a critic is a ``StoreError`` that says so."""
+    try:
+        yield
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise StoreError(f"there is no readable critic in {directory} ({reason}); run digiq train-critic") from error
-    return critic.eval()
+        raise StoreError(f"there is no readable {what} in {directory} ({reason}); run digiq train-critic") from error

@@ -24,8 +24,9 @@ from digiq_ray.learner.baselines import by_advantage, digirl, train_values
 from digiq_ray.learner.critic import train_monte_carlo
 from digiq_ray.learner.data import EpisodeOutline, StateKey, values_of
 from digiq_ray.learner.fingerprints import Fingerprints
+from digiq_ray.learner.likelihood import with_logprobs
 from digiq_ray.learner.material import Extraction, Material, Targets
-from digiq_ray.learner.models import load_critic, resolve
+from digiq_ray.learner.models import load_critic, load_novelty, resolve
 from digiq_ray.learner.paths import RunPaths
 from digiq_ray.learner.training import OnStep, train
 from digiq_ray.learner.versions import PolicyVersions
@@ -55,6 +56,7 @@ def best_of_n_choices(
             margin=chosen.margin,
             min_support=chosen.min_support,
             radius=chosen.support_radius,
+            min_probability=chosen.min_probability,
         )
         for key, options in _options(material.episodes, candidates)
     }
@@ -119,8 +121,8 @@ def extract(method: str, material: Material, root: Path, settings: RunSettings, 
     found = _extraction(method, material, root, settings, on_step)
     if not found.targets:
         raise StoreError(
-            f"{method} finds nothing to imitate: no episode succeeded, or no candidate beats its state's value; "
-            "collect more episodes"
+            f"{method} finds nothing to imitate: no episode succeeded, or no candidate beats its state's value, "
+            "or policy.max_novelty leaves out every state; collect more episodes"
         )
     weight = float(np.mean([found.weight(key) for key in found.targets]))
     return replace(found, figures={**found.figures, "items": len(found.targets), "mean_weight": weight})
@@ -151,9 +153,14 @@ def _values(material: Material, root: Path, critic: str) -> tuple[NDArray[np.flo
 
 
 def _best_of_n(method: str, material: Material, root: Path, settings: RunSettings, *, critic: str) -> Extraction:
+    if settings.policy.min_probability:
+        material = replace(material, candidates=with_logprobs(material.candidates, material.stores.candidates))
     candidates = _drawn(material.episodes, material.candidates, settings)
     q_values, values = _values(material, root, critic)
     choices = best_of_n_choices(material, candidates, q_values, values, settings.policy)
+    novel = _novel(material, root, critic, settings.policy.max_novelty)
+    left_out = len(choices.keys() & novel) / max(1, len(choices))
+    choices = {key: one for key, one in choices.items() if key not in novel}
     targets = digi_q_targets(choices, candidates)
     kept = [one for one in choices.values() if one.index is not None]
     figures = {
@@ -161,10 +168,20 @@ def _best_of_n(method: str, material: Material, root: Path, settings: RunSetting
         "kept": len(kept) / max(1, len(choices)),
         "positive_advantage": sum(one.advantage > 0 for one in choices.values()) / max(1, len(choices)),
         "drawn_once": sum(one.support <= 1 for one in kept) / max(1, len(kept)),
+        "too_novel": left_out,
     }
     if method == "random_candidate":
         targets = random_targets(sorted(targets), candidates, settings.seed)
     return Extraction(targets, figures=figures)
+
+
+def _novel(material: Material, root: Path, critic: str, most: float) -> set[StateKey]:
+    """The states that are farther from the critic's training states than the share ``most`` of those."""
+    if most == 1.0:
+        return set()
+    index = material.index
+    far = values_of(load_novelty(RunPaths(root).model(critic)), index.state_view) > most
+    return {key for key, row in index.states.items() if far[row]}
 
 
 def train_policy(root: Path, method: str, settings: RunSettings, on_step: OnStep) -> dict[str, Any]:

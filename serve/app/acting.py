@@ -65,6 +65,7 @@ def acting_routes(service: Service) -> APIRouter:
                 for one, worth in zip(drawn, q, strict=True)
             ],
             value=None if values is None else values.v,
+            novelty=None if values is None else values.novelty,
             policy_version=samples.policy_version,
         )
 
@@ -82,10 +83,15 @@ def acting_routes(service: Service) -> APIRouter:
 
     @router.post("/v1/q", response_model=QAnswer)
     async def q(request: QRequest) -> QAnswer:
-        """Q of each action in a state, and V of the state."""
+        """Q of each action in a state, V of the state, and how novel it is to the critic."""
         if not service.has_critic:
             raise ApiError(400, f"there is no Q here: {service.lacking}", code="no_critic")
         values = await service.values(_state(request, service), request.actions)
-        return QAnswer(q=values.q.tolist(), value=values.v, policy_version=service.policy.version)
+        return QAnswer(
+            q=values.q.tolist(),
+            value=values.v,
+            novelty=values.novelty,
+            policy_version=service.policy.version,
+        )
 
     return router

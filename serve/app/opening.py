@@ -6,7 +6,7 @@ import functools
 
 import torch
 
-from digiq_ray.learner.models import load_critic
+from digiq_ray.learner.models import load_critic, load_novelty
 from serve.app.metrics import Metrics
 from serve.app.service import Service
 from serve.app.settings import ServeArguments
@@ -33,6 +33,7 @@ async def open_service(arguments: ServeArguments) -> Service:
         policy=policy,
         features=features,
         critic=None if sources.critic is None else load_critic(sources.critic),
+        novelty=None if sources.critic is None else load_novelty(sources.critic),
         lacking=sources.lacking,
         limits=arguments.limits,
         metrics=metrics,

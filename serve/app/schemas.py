@@ -26,6 +26,10 @@ Image = Annotated[
 Samples = Annotated[int, Field(ge=1, le=MAX_SAMPLES, description="how many samples")]
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS, description="most tokens of a sample")]
 Temperature = Annotated[float, Field(ge=0, le=2, description="0 takes the likeliest token")]
+Novelty = Annotated[
+    float,
+    Field(ge=0, le=1, description="the state is farther from the critic's training states than this share of them"),
+]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63, description="the same seed gives the same samples")]
 
 
@@ -278,20 +282,22 @@ class ValuedCandidate(Candidate):
 
 
 class ActAnswer(Answer):
-    """The chosen action, and what it was chosen from. V is ``null`` where the server has no critic."""
+    """The chosen action, and what it was chosen from. V and novelty are ``null`` where the server has no critic."""
 
     action: str
     valid: bool
     candidates: list[ValuedCandidate]
     value: float | None
+    novelty: Novelty | None
     policy_version: str
 
 
 class QAnswer(Answer):
-    """Q of each action, in the order asked, and V of the state."""
+    """Q of each action, in the order asked, V of the state, and how novel it is to the critic."""
 
     q: list[float]
     value: float
+    novelty: Novelty
     policy_version: str
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from digiq_ray.core.actions import Action, action_or_none
 from digiq_ray.core.errors import DeadlineExceededError
 from digiq_ray.critic.heads import Critic
+from digiq_ray.critic.novelty import Novelty
 from digiq_ray.policy.best_of_n import StateCandidates, best_of_n
 from serve.app.errors import ApiError
 from serve.app.metrics import Metrics
@@ -73,10 +74,11 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """Q of actions ``[n]`` and V of the state."""
+    """Q of actions ``[n]``, V of the state, and how unlike the critic's training states it is (0 to 1)."""
 
     q: NDArray[np.float64]
     v: float
+    novelty: float
 
 
 def seed_from(given: int | None) -> int:
@@ -98,6 +100,7 @@ class Service:
         policy: Samples.
         features: Reads features; ``None`` where there are none.
         critic: Q and V; ``None`` where there is none.
+        novelty: Of states to the critic; ``None`` where there is no critic.
         lacking: Why there are none.
         limits: Of requests.
         metrics: What is counted.
@@ -109,12 +112,13 @@ class Service:
         policy: PolicyBackend,
         features: FeatureBackend | None,
         critic: Critic | None,
+        novelty: Novelty | None,
         lacking: str,
         limits: Limits,
         metrics: Metrics,
     ) -> None:
         self.policy, self.limits, self.metrics = policy, limits, metrics
-        self._features, self._critic, self.lacking = features, critic, lacking
+        self._features, self._critic, self._novelty, self.lacking = features, critic, novelty, lacking
 
     @property
     def models(self) -> list[str]:
@@ -195,19 +199,20 @@ class Service:
         return found
 
     async def values(self, state: State, actions: Sequence[str]) -> Values:
-        """Q of actions in a state, and V of the state.
+        """Q of actions in a state, V of the state, and its novelty.
 
         Raises:
             ApiError: 400, there is no critic here; the message says why.
             DeadlineExceededError: they took longer than a request may.
         """
-        if self._critic is None:
+        if self._critic is None or self._novelty is None:
             raise ApiError(400, f"there is no Q here: {self.lacking}", code="no_critic")
         found = await self.features(state, actions)
         with torch.inference_mode():
             q = self._critic.q(torch.from_numpy(found.actions)).double().numpy()
-            v = float(self._critic.v(torch.from_numpy(found.state[None]))[0])
-        return Values(q, v)
+            of_state = torch.from_numpy(found.state[None])
+            v, novelty = float(self._critic.v(of_state)[0]), float(self._novelty(of_state)[0])
+        return Values(q, v, novelty)
 
     def best(self, drawn: Sequence[Drawn], values: Values) -> int | None:
         """Which of the candidates is valid and has the highest Q; ``None`` if none is valid."""

@@ -60,6 +60,14 @@ def test_settings_that_do_not_fit_together_are_one_line(override, message):
         (["critic.aggregate=pessimistic", "critic.heads=1"], "set heads to 2 or more"),
         (["critic.objective=mc", "critic.backup_support=2"], "objective=mc has no backups"),
         (["critic.backup=executed", "critic.backup_support=2"], "backup=executed uses no candidates"),
+        (
+            ["critic.objective=mc", "critic.backup_probability=0.1"],
+            "objective=mc has no backups: leave .*_probability at 0",
+        ),
+        (["critic.backup=executed", "critic.backup_probability=0.1"], "backup=executed uses no candidates"),
+        (["critic.backup_support=2", "critic.backup_probability=0.1"], "two forms of one rule"),
+        (["policy.min_probability=0.1"], "min_support=3 are two forms of one rule: set min_support to 1"),
+        (["policy.max_novelty=0"], "max_novelty"),
         (["policy.n=2"], "policy.min_support=3 can never be reached with 2 samples"),
     ],
 )

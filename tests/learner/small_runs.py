@@ -7,6 +7,7 @@ done. The first number of each feature is the value of its state or action; the 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def make_episode(name: str, texts: tuple[str, ...], stop: StopReason) -> Episode
     return Episode(name, task, tuple(steps), stop, "base", "simulated", "oracle")
 
 
-def make_candidate(key: tuple[str, int], text: str, count: int) -> Candidate:
+def make_candidate(key: tuple[str, int], text: str, count: int, logprob: float | None = None) -> Candidate:
     """A candidate as sampling writes it."""
     action, problem = parsed(text)
     return Candidate(
@@ -83,7 +84,7 @@ def make_candidate(key: tuple[str, int], text: str, count: int) -> Candidate:
         action=action,
         parse_error=problem,
         multiplicity=count,
-        logprob=None,
+        logprob=logprob,
         is_behaviour=text == EXECUTED[key[0]][key[1]],
         policy_version="base",
         temperature=1.0,
@@ -91,13 +92,18 @@ def make_candidate(key: tuple[str, int], text: str, count: int) -> Candidate:
 
 
 def make_run(
-    root: Path, candidates: Mapping[tuple[str, int], Mapping[str, tuple[int, float]]] = CANDIDATES
+    root: Path,
+    candidates: Mapping[tuple[str, int], Mapping[str, tuple[int, float]]] = CANDIDATES,
+    probabilities: Mapping[str, float] | None = None,
 ) -> RunPaths:
-    """Writes the stores of the run under ``root``."""
+    """Writes the stores of the run under ``root``; ``probabilities`` are those of texts, in whichever state."""
+    logprobs = {text: math.log(share) for text, share in (probabilities or {}).items()}
     paths = RunPaths(root)
     EpisodeStore.create(paths.episodes).append([make_episode(n, EXECUTED[n], ENDS[n]) for n in EXECUTED])
     rows = [
-        make_candidate(key, text, count) for key, options in candidates.items() for text, (count, _) in options.items()
+        make_candidate(key, text, count, logprobs.get(text))
+        for key, options in candidates.items()
+        for text, (count, _) in options.items()
     ]
     CandidateStore.create(paths.candidates).append("0", rows)
     action_keys = [FeatureKey(*key, text) for key, options in candidates.items() for text in options]

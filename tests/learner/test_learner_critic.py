@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 from small_runs import CANDIDATES, EXECUTED, make_run, make_settings
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from digiq_ray.core.errors import StoreError
 from digiq_ray.diagnostics.alarms import critic_alarms
 from digiq_ray.learner.critic import train_critic
 from digiq_ray.learner.data import FeatureIndex, tensor
-from digiq_ray.learner.models import load_critic
+from digiq_ray.learner.models import load_critic, load_novelty
 
 
 def nothing(done: int, total: int) -> None:
@@ -98,6 +99,30 @@ def test_features_without_the_action_raise_the_alarm_of_a_blind_critic(tmp_path)
     figures = train_critic(tmp_path, make_settings(), nothing)
     assert [alarm.name for alarm in critic_alarms(figures)] == ["q_ignores_the_action"]
     assert figures["rank_agreement"] is None
+
+
+def test_the_novelty_of_states_is_published_with_the_critic_and_logged(tmp_path):
+    paths = make_run(tmp_path)
+    figures = train_critic(tmp_path, make_settings(policy={"min_support": 1, "max_novelty": 0.5}), nothing)
+    index, novelty = FeatureIndex.open(paths.features), load_novelty(paths.model("critic"))
+    with torch.no_grad():
+        found = novelty(tensor(index.state_view))
+    assert figures["novelty_beyond_limit"] == pytest.approx(float((found > 0.5).float().mean()))
+    assert figures["novelty_distance_most"] >= figures["novelty_distance_median"]
+    events = EventAccumulator(str(paths.logs / "critic"))
+    events.Reload()
+    (point,) = events.Scalars("critic/novelty_beyond_limit")
+    assert point.value == pytest.approx(figures["novelty_beyond_limit"])
+
+
+def test_values_may_leave_out_what_is_hardly_ever_sampled(tmp_path):
+    found = {}
+    probabilities = {"home": 0.05, "back": 0.6, "enter": 0.3, "wait": 0.9, "tap 0.10 0.10": 0.2, "tap 0.90 0.90": 0.01}
+    for least in (0.0, 0.1):
+        paths = make_run(tmp_path / str(least), probabilities=probabilities)
+        train_critic(paths.root, make_settings(critic={"backup_probability": least, "steps": 5, "batch": 8}), nothing)
+        found[least] = weights(paths)
+    assert not all(torch.equal(a, b) for a, b in zip(found[0.0], found[0.1], strict=True))
 
 
 def test_nothing_to_learn_from_is_a_typed_error(tmp_path):

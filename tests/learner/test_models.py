@@ -7,7 +7,8 @@ import torch
 
 from digiq_ray.core.errors import ModelError, StoreError
 from digiq_ray.critic.heads import Critic, CriticShape, HeadShape
-from digiq_ray.learner.models import cached_extractor, cached_vlm, load_critic, resolve, save_critic
+from digiq_ray.critic.novelty import Novelty
+from digiq_ray.learner.models import cached_extractor, cached_vlm, load_critic, load_novelty, resolve, save_critic
 from digiq_ray.vlm.model import Vlm
 from digiq_ray.vlm.tiny import SHIPPED, make_vlm
 
@@ -21,14 +22,30 @@ def critic() -> Critic:
     return made
 
 
-def test_a_saved_critic_gives_the_same_values(tmp_path, critic):
-    save_critic(critic, tmp_path / "critic")
+@pytest.fixture
+def novelty() -> Novelty:
+    made = Novelty(3)
+    made.fit(torch.randn(40, 3))
+    return made
+
+
+def test_a_saved_critic_gives_the_same_values(tmp_path, critic, novelty):
+    save_critic(critic, novelty, tmp_path / "critic")
     loaded = load_critic(tmp_path / "critic")
     states, actions = torch.randn(9, 3), torch.randn(9, 5)
     assert torch.equal(loaded.v(states), critic.v(states))
     assert torch.equal(loaded.q(actions), critic.q(actions))
     assert loaded.shape == SHAPE
     assert not loaded.training
+    assert torch.equal(load_novelty(tmp_path / "critic")(states), novelty(states))
+
+
+def test_a_critic_that_was_published_without_novelty_says_so(tmp_path, critic, novelty):
+    save_critic(critic, novelty, tmp_path / "critic")
+    (tmp_path / "critic" / "novelty.safetensors").unlink()
+    load_critic(tmp_path / "critic")
+    with pytest.raises(StoreError, match=r"no readable novelty of states in .*run digiq train-critic"):
+        load_novelty(tmp_path / "critic")
 
 
 def test_a_missing_critic_is_a_typed_error(tmp_path):
@@ -38,15 +55,15 @@ def test_a_missing_critic_is_a_typed_error(tmp_path):
 
 @pytest.mark.parametrize("name", ["critic.safetensors", "critic.json"])
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff\x00"], ids=["empty", "list", "bytes"])
-def test_a_broken_critic_is_a_typed_error(tmp_path, critic, name, content):
-    save_critic(critic, tmp_path / "critic")
+def test_a_broken_critic_is_a_typed_error(tmp_path, critic, novelty, name, content):
+    save_critic(critic, novelty, tmp_path / "critic")
     (tmp_path / "critic" / name).write_bytes(content)
     with pytest.raises(StoreError, match="no readable critic"):
         load_critic(tmp_path / "critic")
 
 
-def test_a_critic_whose_weights_do_not_fit_its_card_is_a_typed_error(tmp_path, critic):
-    save_critic(critic, tmp_path / "critic")
+def test_a_critic_whose_weights_do_not_fit_its_card_is_a_typed_error(tmp_path, critic, novelty):
+    save_critic(critic, novelty, tmp_path / "critic")
     card = json.loads((tmp_path / "critic" / "critic.json").read_text())
     (tmp_path / "critic" / "critic.json").write_text(json.dumps(card | {"heads": 3}))
     with pytest.raises(StoreError, match="no readable critic"):

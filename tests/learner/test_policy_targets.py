@@ -7,9 +7,10 @@ import pytest
 import torch
 from small_runs import CANDIDATES, make_run, make_settings
 
-from digiq_ray.core.errors import StoreError
+from digiq_ray.core.errors import InputError, StoreError
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.learner import policy
+from digiq_ray.learner.data import FeatureIndex
 from digiq_ray.learner.material import Material
 from digiq_ray.learner.policy import extract
 from digiq_ray.store.features import FeatureStore
@@ -53,6 +54,7 @@ def test_digi_q_imitates_the_best_supported_valid_candidate_that_beats_its_state
         "kept": 0.8,
         "positive_advantage": 0.8,
         "drawn_once": 0.0,
+        "too_novel": 0.0,
         "items": 4,
         "mean_weight": 1.0,
     }
@@ -64,6 +66,51 @@ def test_without_a_rule_on_support_the_rare_candidate_wins(tmp_path):
     targets, figures = targets_of("digi_q", tmp_path, settings)
     assert targets["win", 0] == "tap 0.90 0.90"
     assert figures["drawn_once"] == 0.25
+
+
+#: ``tap 0.90 0.90`` was drawn once, and is likelier than that says.
+PROBABILITIES = {"home": 0.45, "back": 0.5, "enter": 0.3, "wait": 0.9, "tap 0.10 0.10": 0.2, "tap 0.90 0.90": 0.25}
+
+
+def test_support_may_be_a_probability_instead_of_draws(tmp_path):
+    make_run(tmp_path, probabilities=PROBABILITIES)
+    found = {}
+    for least in (0.24, 0.26):
+        settings = make_settings(policy={"min_support": 1, "min_probability": least, "support_radius": 0.0})
+        found[least], _ = targets_of("digi_q", tmp_path, settings)
+    assert found[0.24]["win", 0] == "tap 0.90 0.90"
+    assert ("win", 0) not in found[0.26]  # only home is as likely, and its Q is below V
+    assert found[0.26]["cut", 0] == "back"
+
+
+def test_a_probability_of_candidates_that_have_none_is_a_typed_error(tmp_path):
+    make_run(tmp_path)
+    settings = make_settings(policy={"min_support": 1, "min_probability": 0.2})
+    with pytest.raises(InputError, match=r"no log-probabilities: .*policy.min_support"):
+        targets_of("digi_q", tmp_path, settings)
+
+
+class KnownNovelty:
+    """The first state in the store is the most novel one."""
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.linspace(1.0, 0.0, len(features))
+
+
+def test_states_beyond_the_limit_of_novelty_are_left_out_and_counted(tmp_path, monkeypatch):
+    paths = make_run(tmp_path)
+    asked = []
+    monkeypatch.setattr(policy, "load_novelty", lambda directory: asked.append(directory) or KnownNovelty())
+    limited = {"min_support": 2, "support_radius": 0.0, "max_novelty": 0.9}
+    whole, _ = targets_of("digi_q", tmp_path, make_settings())
+    assert asked == []
+    targets, figures = targets_of("digi_q", tmp_path, make_settings(policy=limited))
+    assert asked == [paths.model("critic")]
+    first = min(FeatureIndex.open(paths.features).states.items(), key=lambda one: one[1])[0]
+    assert targets == {key: text for key, text in whole.items() if key != first}
+    assert (figures["too_novel"], figures["states"]) == (0.2, 4)
+    control, _ = targets_of("random_candidate", tmp_path, make_settings(policy=limited))
+    assert control.keys() == targets.keys()
 
 
 def test_the_margin_is_that_of_the_settings(tmp_path):

@@ -12,12 +12,14 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 import uvicorn
 from PIL import Image
 
 from digiq_ray.core.config import dump_yaml
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.critic.heads import Critic, CriticShape, HeadShape
+from digiq_ray.critic.novelty import Novelty
 from digiq_ray.learner.models import save_critic
 from digiq_ray.learner.paths import RunPaths
 from digiq_ray.vlm.tiny import load_tiny
@@ -53,7 +55,9 @@ def make_run(root: Path) -> Path:
     for name in ("digi_q", "feature_vlm"):
         vlm.save(paths.model(name), version=name)
     shape = CriticShape(state_dim=96, action_dim=192, q=HeadShape((16,)), v=HeadShape((16,)))
-    save_critic(Critic(shape, seed=3), paths.model("critic"))
+    novelty = Novelty(96)
+    novelty.fit(torch.randn(400, 96, generator=torch.Generator().manual_seed(0)))
+    save_critic(Critic(shape, seed=3), novelty, paths.model("critic"))
     return root
 
 
@@ -74,7 +78,13 @@ def until(condition, what: str, deadline: float = SOON) -> None:
 
 def _service_of(policy: HeldPolicy, arguments: ServeArguments) -> Service:
     return Service(
-        policy=policy, features=None, critic=None, lacking="held", limits=arguments.limits, metrics=Metrics()
+        policy=policy,
+        features=None,
+        critic=None,
+        novelty=None,
+        lacking="held",
+        limits=arguments.limits,
+        metrics=Metrics(),
     )
 
 

@@ -169,6 +169,7 @@ def test_best_of_n_takes_the_valid_candidate_with_the_highest_q(http):
     assert answer["action"] == max(valid, key=lambda one: one["q"])["action"]
     assert answer["valid"] is True
     assert isinstance(answer["value"], float)
+    assert 0.0 <= answer["novelty"] <= 1.0
 
 
 def test_without_best_of_n_the_first_sample_is_the_action(http):
@@ -184,11 +185,14 @@ def test_q_is_that_of_the_candidates_of_act(http):
     answer = http.post("/v1/q", json={**STATE, "actions": actions}).json()
     assert answer["q"] == pytest.approx([one["q"] for one in acted["candidates"]], abs=1e-5)
     assert answer["value"] == pytest.approx(acted["value"], abs=1e-5)
+    assert answer["novelty"] == pytest.approx(acted["novelty"], abs=2e-3)
 
 
 def test_a_bare_model_says_what_q_lacks():
     with served(ServeArguments(model="tiny"), []) as address, httpx.Client(base_url=address, timeout=30) as http:
-        assert http.post("/v1/act", json=STATE).json()["value"] is None
+        bare = http.post("/v1/act", json=STATE).json()
+        assert bare["value"] is None
+        assert bare["novelty"] is None
         for error in (
             refused(http.post("/v1/q", json={**STATE, "actions": ["back"]}), 400),
             refused(http.post("/v1/act", json={**STATE, "choose": "best_of_n"}), 400),

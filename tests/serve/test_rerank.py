@@ -37,6 +37,17 @@ class Fake:
         return found
 
 
+class KnownNovelty:
+    """The first state is farther away than all of training, the others as far as half of it."""
+
+    def __init__(self) -> None:
+        self._asked = 0
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        self._asked += 1
+        return torch.full((len(features),), 1.0 if self._asked == 1 else 0.5)
+
+
 class KnownCritic:
     def q(self, features: torch.Tensor) -> torch.Tensor:
         return features[:, 0]
@@ -54,8 +65,8 @@ def known_critic(monkeypatch):
     monkeypatch.setattr(module, "load_critic", lambda directory: KnownCritic())
 
 
-def policy(engine, model: str, *, samples: int, min_support: int = 1) -> RerankPolicy:
-    rerank = Rerank(samples, Reader(model, -2, "last_and_action"), Path("nowhere"), min_support, 0.0)
+def policy(engine, model: str, *, samples: int, min_support: int = 1, **limits: float) -> RerankPolicy:
+    rerank = Rerank(samples, Reader(model, -2, "last_and_action"), Path("nowhere"), min_support, 0.0, **limits)
     return RerankPolicy(engine, model=model, temperature=1.0, rerank=rerank, deadline=SOON)
 
 
@@ -70,6 +81,20 @@ def test_a_rare_sample_is_not_taken_where_support_is_asked_for(engine, models, r
     drawn = ["tap red", "home", "back", "home"]
     results = policy(Fake(engine, drawn), models[0], samples=4, min_support=2).act(requests)
     assert {one.text for one in results} == {"home"}
+
+
+def test_an_unlikely_sample_is_not_taken_where_a_probability_is_asked_for(engine, models, requests, known_critic):
+    drawn = ["home", "tap red", "back"]  # of log-probability 0, -1 and -2
+    results = policy(Fake(engine, drawn), models[0], samples=3, min_probability=0.2).act(requests)
+    assert {one.text for one in results} == {"home"}
+
+
+def test_in_a_state_that_is_too_novel_the_first_sample_stands(engine, models, requests, known_critic, monkeypatch):
+    monkeypatch.setattr(module, "load_novelty", lambda directory: KnownNovelty())
+    drawn = ["home", "back", "back"]
+    results = policy(Fake(engine, drawn), models[0], samples=3, max_novelty=0.99).act(requests)
+    assert len(results) > 1
+    assert [(one.text, one.logprob) for one in results] == [("home", 0.0), *[("back", -2.0)] * (len(results) - 1)]
 
 
 def test_where_no_sample_is_valid_the_first_is_taken(engine, models, requests, known_critic):

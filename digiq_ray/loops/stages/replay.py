@@ -14,12 +14,18 @@ from digiq_ray.evaluation.judges import OracleJudge
 from emulator_workers.environment import Environment
 from emulator_workers.simphone.device import SimulatedDevice
 from emulator_workers.simphone.phone import SimPhone
+from emulator_workers.simphone.style import Style
 from emulator_workers.simphone.world import Release
 
 
-def replay(episode: Episode, settings: RunSettings, *, scale: int = 1) -> Iterator[tuple[SimPhone, bytes]]:
-    """The phone and its screen at each of the ``T + 1`` observations. The phone is live: clone it to keep it."""
-    device = SimulatedDevice(scale=scale, release=Release(settings.tasks.release))
+def replay(
+    episode: Episode, settings: RunSettings, *, scale: int = 1, style: Style | None = None
+) -> Iterator[tuple[SimPhone, bytes]]:
+    """The phone and its screen at each of the ``T + 1`` observations. The phone is live: clone it to keep it.
+
+    ``style`` is the look that the episode was played with, if that was not one of the two of collection.
+    """
+    device = SimulatedDevice(scale=scale, release=Release(settings.tasks.release), style=style)
     device.start()
     environment = Environment(device, OracleJudge())
     observation = environment.reset(episode.task)

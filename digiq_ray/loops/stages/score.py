@@ -46,7 +46,15 @@ def player(settings: RunSettings, root: Path, policy: str) -> Player:
         model = settings.vlm.model if policy == BEHAVIOUR else str(paths.model(policy).resolve())
         return Player(model, settings.evaluate.temperature)
     reader = Reader(str(paths.model("feature_vlm")), features.layer, features.pooling)
-    rerank = Rerank(settings.candidates.k, reader, paths.model("critic"), chosen.min_support, chosen.support_radius)
+    rerank = Rerank(
+        settings.candidates.k,
+        reader,
+        paths.model("critic"),
+        chosen.min_support,
+        chosen.support_radius,
+        chosen.min_probability,
+        chosen.max_novelty,
+    )
     return Player(settings.vlm.model, settings.candidates.temperature, rerank)
 
 
