@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from digiq_ray.core.errors import InputError
-from digiq_ray.evaluation.wording import finite, number
+from digiq_ray.evaluation.wording import finite, number, percent
 
 _BUDGET = 1_800_000  # bytes of all images of a page, before base64 makes four of three
 _SMALLER = ((288, 80), (288, 60), (220, 55), (160, 50), (120, 40), (72, 30))  # widths, JPEG qualities
@@ -56,6 +56,7 @@ class FrameView:
         action_text: What the policy wrote; empty on the last observation.
         x, y, x2, y2: Where it touched and, for a swipe, where the finger was lifted, in [0, 1]; ``None`` if no touch.
         q, v: Q of the action and V of the state, if they are known.
+        novelty: Share of the critic's training states that are less unusual than this one, if it is known.
         candidates: Candidates of the state, in any order; may be empty.
     """
 
@@ -67,6 +68,7 @@ class FrameView:
     y2: float | None = None
     q: float | None = None
     v: float | None = None
+    novelty: float | None = None
     candidates: Sequence[CandidateView] = ()
 
 
@@ -150,6 +152,7 @@ def _frame(frame: FrameView, most_bytes: int, widest: float) -> dict[str, Any]:
         ],
         "q": None if finite(frame.q) is None else number(frame.q),
         "v": None if finite(frame.v) is None else number(frame.v),
+        "novelty": None if finite(frame.novelty) is None else percent(frame.novelty),
         "candidates": [_candidate(candidate, widest) for candidate in kept],
         "left_out": len(ranked) - len(kept),
     }

@@ -119,7 +119,7 @@ def success(report: Report) -> Section:
         "charts": [chart for chart in charts if chart is not None],
         "greedy": any(section(result, "greedy") for _, result in policies),
         "note": f"{count(errors)} episodes ended in a device error; they are counted apart." if errors else "",
-        "table": _policy_table(policies),
+        "table": _policy_table(policies, section(report, "extraction")),
     }
 
 
@@ -136,20 +136,29 @@ def _success_chart(policies: Sequence[tuple[str, Report]], path: tuple[str, ...]
     return {"title": title, "svg": Markup(plots.interval_bars(bars, label=f"Success: {title}")), "meaning": means}
 
 
-def _policy_table(policies: Sequence[tuple[str, Report]]) -> dict[str, Any]:
+def _policy_table(policies: Sequence[tuple[str, Report]], extraction: Report) -> dict[str, Any]:
     kinds = sorted({kind for _, result in policies for kind in section(result, "by_kind")})
     heads = [("Sampled", ()), ("Greedy", ("greedy",)), ("Relearned", ("relearned",))]
     columns = [
         *(head for head in heads if any(section(result, *head[1]) for _, result in policies)),
         *((kind or "no kind", ("by_kind", kind)) for kind in kinds),
     ]
+    trained = [(head, key) for head, key in (("KL", "kl"), ("Weight", "mean_weight")) if section(extraction, key)]
     rows = []
     for name, result in policies:
         words = policy_words(name)
         cells = [_cell(section(result, *path)) for _, path in columns]
         length = number(figure(result, "mean_length"), 1)
-        rows.append({"label": words.label, "meaning": words.meaning, "cells": cells, "length": length})
-    return {"heads": [head for head, _ in columns], "kinds": len(kinds), "rows": rows}
+        learnt = [number(figure(extraction, key, name)) for _, key in trained]
+        rows.append(
+            {"label": words.label, "meaning": words.meaning, "cells": cells, "length": length, "learnt": learnt}
+        )
+    return {
+        "heads": [head for head, _ in columns],
+        "kinds": len(kinds),
+        "learnt": [head for head, _ in trained],
+        "rows": rows,
+    }
 
 
 def _cell(result: Report) -> dict[str, Any]:
@@ -188,7 +197,7 @@ def timeline(report: Report) -> Section:
 def critic(report: Report) -> Section:
     """Does the critic rank actions: its ranking, its learning curve, its values, its sensitivity to the action."""
     values = section(report, "critic")
-    charts = [_ranking(report), _distribution(values), _curve(values), _sensitivity(values)]
+    charts = [_ranking(report), _distribution(values), _curve(values), _sensitivity(values), _novelty(report)]
     found = [chart for chart in charts if chart is not None]
     return {"charts": found} if found else None
 
@@ -204,6 +213,20 @@ def _sensitivity(values: Report) -> Section:
         "big": number(ratio),
         "meaning": f"The variance of Q over the candidates of a state is {number(ratio)} times its variance over "
         f"states{detail}. Near 0, Q would have become a V and could not rank actions.",
+    }
+
+
+def _novelty(report: Report) -> Section:
+    novelty = section(report, "ranking", "novelty")
+    far, beyond = figure(novelty, "beyond_99"), figure(novelty, "beyond_all")
+    if far is None:
+        return None
+    return {
+        "title": "Novelty of held-out states",
+        "big": percent(far),
+        "meaning": f"{percent(far)} of the held-out states lie farther from the critic's training states than 99% of "
+        f"those do, {percent(beyond)} farther than all of them (by Mahalanobis distance of the features). Were they "
+        "alike, the first would be 1%. Where it is high, Q is a guess (policy.max_novelty leaves such states out).",
     }
 
 
@@ -316,6 +339,7 @@ _FIGURES = (
     ("extraction", "kept", percent, "kept", "states whose best candidate was worth imitating"),
     ("extraction", "positive_advantage", percent, "positive advantage", "states whose best candidate has Q above V"),
     ("extraction", "drawn_once", percent, "drawn once", "picked candidates that were sampled a single time"),
+    ("extraction", "too_novel", percent, "too novel", "states left out as unlike what the critic learnt from"),
 )
 
 

@@ -19,7 +19,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 _VARIABLES = (
-    "ink", "muted", "line", "card", "behaviour", "filtered", "random", "digiq", "other", "good", "bad",
+    "ink", "muted", "line", "card", "behaviour", "filtered", "random", "awr", "reinforce", "digirl", "mc", "rerank",
+    "digiq", "other", "good", "bad",
 )  # fmt: skip
 _MARKERS = {name: f"#fe{index:02x}01" for index, name in enumerate(_VARIABLES)}
 _MARKER = re.compile("#fe([0-9a-f]{2})01")

@@ -64,7 +64,9 @@ def _ranking(report: Report) -> Text | None:
         return None
     most = figure(ranking, "any_candidate", "rate")
     limit = "" if most is None else f"; {percent(most)} hold a right one"
-    return Text(f"Right candidate in {number(figure(ranking, 'states'), 0)} states: {', '.join(found)}{limit}.")
+    novel = figure(ranking, "novelty", "beyond_99")
+    far = "" if novel is None else f" {percent(novel)} of these states are more novel than 99% of training."
+    return Text(f"Right candidate in {number(figure(ranking, 'states'), 0)} states: {', '.join(found)}{limit}.{far}")
 
 
 def _time(report: Report) -> Table | None:

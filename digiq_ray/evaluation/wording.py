@@ -28,11 +28,11 @@ _POLICIES = {
     "behaviour": PolicyWords("Behaviour policy", "recorded the episodes; where everything starts", "behaviour"),
     "filtered_bc": PolicyWords("Filtered BC", "imitates the steps of successful episodes", "filtered"),
     "random_candidate": PolicyWords("Random candidate", "imitates a candidate drawn without the critic", "random"),
-    "awr": PolicyWords("AWR", "imitates executed actions, weighted by their advantage", "other"),
-    "reinforce": PolicyWords("REINFORCE", "follows the critic's policy gradient on executed actions", "other"),
-    "digirl": PolicyWords("DigiRL", "imitates steps that raised the value, in surprising successes", "other"),
-    "mc": PolicyWords("Best of N, Monte Carlo", "as Digi-Q, with a critic of returns instead of TD", "other"),
-    "q_rerank": PolicyWords("Q re-ranking", "behaviour policy that acts by the critic's favourite", "other"),
+    "awr": PolicyWords("AWR", "imitates executed actions, weighted by their advantage", "awr"),
+    "reinforce": PolicyWords("REINFORCE", "follows the critic's policy gradient on executed actions", "reinforce"),
+    "digirl": PolicyWords("DigiRL", "imitates steps that raised the value, in surprising successes", "digirl"),
+    "mc": PolicyWords("Best of N, Monte Carlo", "as Digi-Q, with a critic of returns instead of TD", "mc"),
+    "q_rerank": PolicyWords("Q re-ranking", "behaviour policy that acts by the critic's favourite", "rerank"),
     "digi_q": PolicyWords("Digi-Q", "imitates the candidate with the highest Q", "digiq"),
 }
 

@@ -14,6 +14,7 @@ from digiq_ray.loops.run import Run, StageRecord
 
 _LIBRARIES = ("ray", "torch", "transformers")
 _CURVES = ("loss", "curve", "q_success", "q_failure")
+_OF_EACH = ("items", "mean_weight", "kl")  # of the extraction, told for every trained policy
 
 
 def build_report(
@@ -56,8 +57,8 @@ def build_report(
         "finetune": _without_rows(records["finetune"].figures),
         "critic": _without_rows(critic),
         "extraction": {
-            **{k: v for k, v in trained["digi_q"].items() if k not in (*_CURVES, "rows", "items")},
-            "items": {name: value["items"] for name, value in trained.items() if name != "rows"},
+            **{k: v for k, v in trained["digi_q"].items() if k not in (*_CURVES, *_OF_EACH, "rows")},
+            **{key: {name: one[key] for name, one in trained.items() if name != "rows"} for key in _OF_EACH},
         },
     }
     if "rank" in records:

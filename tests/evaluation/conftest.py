@@ -85,6 +85,7 @@ def report_of_a_run() -> dict[str, Any]:
             "any_candidate": ranked(279),
             "best_is_unparsable": 0,
             "best_is_noop": 3,
+            "novelty": {"median": 0.6, "beyond_90": 0.2, "beyond_99": 0.035, "beyond_limit": 0.0, "beyond_all": 0.004},
         },
         "extraction": {
             "states": 4000,
@@ -92,6 +93,9 @@ def report_of_a_run() -> dict[str, Any]:
             "positive_advantage": 0.72,
             "drawn_once": 0.1,
             "items": {"digi_q": 3210, "filtered_bc": 3211},
+            "mean_weight": {"digi_q": 1.0, "filtered_bc": 0.625},
+            "kl": {"digi_q": 0.4375, "filtered_bc": 0.3125},
+            "too_novel": 0.0,
         },
         "candidates": {"k": 16, "unique_per_state": 8.3, "unparsable": 0.05},
         "checks": [

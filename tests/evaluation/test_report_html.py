@@ -243,3 +243,24 @@ def test_no_alarms_are_said_and_reports_from_before_say_nothing(full_report):
     assert "Alarms" not in Page(render_report(full_report)).words
     full_report["alarms"] = []
     assert "Alarms: none" in Page(render_report(full_report)).words
+
+
+def test_the_table_of_policies_says_how_far_each_moved_and_with_what_weight(page):
+    assert "Actions KL Weight" in page.words
+    assert "6.2 0.44 1.00" in page.words  # Digi-Q: length, KL, weight
+    assert "6.2 – –" in page.words  # the behaviour policy was not trained
+
+
+def test_an_older_report_has_no_columns_of_training(full_report):
+    del full_report["extraction"]["kl"], full_report["extraction"]["mean_weight"]
+    assert "Actions KL" not in Page(render_report(full_report)).words
+
+
+def test_the_novelty_of_held_out_states_is_told(page, full_report, make_screen):
+    assert "Novelty of held-out states" in page.words
+    assert "4% of the held-out states lie farther" in page.words
+    del full_report["ranking"]["novelty"]
+    frame = FrameView(make_screen(), "home", q=0.5, v=0.25, novelty=0.972)
+    found = Page(render_report(full_report, [FilmStrip("Before", "open maps", "success", True, [frame])])).words
+    assert "Novelty of held-out states" not in found
+    assert "Q 0.50 · V 0.25 · novelty 97%" in found

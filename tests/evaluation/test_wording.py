@@ -1,5 +1,11 @@
+import re
+from importlib.resources import files
+from typing import get_args
+
 import pytest
 
+from digiq_ray.core.settings import Control
+from digiq_ray.evaluation.svg import colour
 from digiq_ray.evaluation.wording import (
     duration,
     figure,
@@ -67,3 +73,15 @@ def test_policies_come_in_the_order_of_the_story_and_unknown_ones_last():
 
 def test_an_unknown_policy_keeps_its_name():
     assert policy_words("awr_beta").label == "Awr beta"
+
+
+def test_every_policy_that_is_known_has_a_colour_of_its_own_on_the_page():
+    names = ["behaviour", "digi_q", *get_args(Control)]
+    colours = [policy_words(name).colour for name in names]
+    assert len(set(colours)) == len(names)
+    assert "other" not in colours
+    css = (files("digiq_ray.evaluation") / "templates" / "report.css").read_text()
+    for name in colours:
+        assert colour(name)
+        light, dark = re.findall(f"--{name}: (#[0-9a-f]{{6}});", css)
+        assert light != dark or name == "behaviour"

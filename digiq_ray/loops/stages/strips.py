@@ -65,7 +65,7 @@ def _strip(run: Run, probe: Probe, title: str, episode: Episode) -> FilmStrip:
     executed = [episode.steps[number].action_text for number in numbers]
     views = probe.look(asked, executed)
     frames = [_frame(pictures[number], episode, number, views[number]) for number in numbers]
-    frames.append(FrameView(pictures[-1], str(episode.stop_reason), None, None, None, None, None, None, []))
+    frames.append(FrameView(pictures[-1], str(episode.stop_reason)))
     return FilmStrip(
         title=title,
         task=episode.task.text,
@@ -102,5 +102,6 @@ def _frame(picture: bytes, episode: Episode, number: int, view: StateView) -> Fr
         y2=done.y2 if done else None,
         q=float(view.q[options.texts.index(step.action_text or "")]),
         v=view.v,
+        novelty=view.novelty,
         candidates=candidates,
     )
