@@ -15,6 +15,8 @@ same command continues there. Figures of critics are the median over the seeds o
 from __future__ import annotations
 
 import functools
+import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +39,7 @@ from digiq_ray.critic.novelty import shares_beyond
 from digiq_ray.evaluation.judges import OracleJudge
 from digiq_ray.evaluation.summary import policy_result
 from digiq_ray.learner.critic import train_critic
+from digiq_ray.learner.directories import publish_directory
 from digiq_ray.learner.models import load_critic, load_novelty
 from digiq_ray.learner.paths import RunPaths
 from digiq_ray.loops.clusters import SerialCluster
@@ -172,8 +175,13 @@ class Shifted:
         (root / "models").mkdir(parents=True, exist_ok=True)
         for part in ("episodes", "candidates", "features", "models/feature_vlm"):
             if not (root / part).exists():
-                (root / part).symlink_to(self._run / part)
+                publish_directory(root / part, functools.partial(_link, self._run / part))
         return root
+
+
+def _link(source: Path, hidden: Path) -> None:
+    """The same files in a directory of its own: a training adds the snapshot that it reads."""
+    shutil.copytree(source.resolve(), hidden, copy_function=os.symlink, dirs_exist_ok=True)
 
 
 def ranking(states: States, critics: Sequence[Path], settings: RunSettings, **chosen: Any) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 EMULATOR = """
@@ -83,11 +84,20 @@ class FakeSdk:
     def switch_off(self, name: str) -> None:
         (self._here / name).unlink()
 
-    def calls(self, program: str) -> list[list[str]]:
-        """What a program was asked, without its own name and adb's port and serial."""
-        file = self._here / "calls"
-        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-        return [line[3:] if program == "adb" else line[1:] for line in lines if line[0] == program]
+    def calls(self, program: str, *, least: int = 0) -> list[list[str]]:
+        """What a program was asked, without its own name and adb's port and serial.
+
+        Args:
+            program: Its name.
+            least: So many calls are waited for: on a busy machine a process that was started may not run yet.
+        """
+        file, end = self._here / "calls", time.monotonic() + 60
+        while True:
+            lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+            found = [line[3:] if program == "adb" else line[1:] for line in lines if line[0] == program]
+            if len(found) >= least or time.monotonic() > end:
+                return found
+            time.sleep(0.05)
 
     def _program(self, name: str, code: str) -> str:
         path = self._here / f"fake-{name}"

@@ -65,7 +65,7 @@ def prepare(sdk, avd, sessions, tmp_path):
 
 def test_the_avd_is_prepared_writable_saved_and_checked_read_only(prepare, sdk, sessions):
     report = prepare()
-    first, second = sdk.calls("emulator")
+    first, second = sdk.calls("emulator", least=2)
     assert "-no-snapshot-load" in first
     assert "-read-only" not in first
     assert second[second.index("-snapshot") + 1] == "golden"

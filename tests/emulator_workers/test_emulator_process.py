@@ -93,7 +93,7 @@ def test_more_flags_come_last():
 def test_a_started_emulator_is_known_to_its_own_adb_server(make, sdk, adb_server):
     emulator = make()
     emulator.start()
-    words = sdk.calls("emulator")[0]
+    words = sdk.calls("emulator", least=1)[0]
     console = int(after(words, "-ports").split(",")[0])
     assert emulator.udid == f"emulator-{console}"
     assert emulator.adb_port == adb_server.ready()
@@ -105,14 +105,14 @@ def test_starting_twice_launches_once(make, sdk):
     emulator = make()
     emulator.start()
     emulator.ensure()
-    assert len(sdk.calls("emulator")) == 1
+    assert len(sdk.calls("emulator", least=1)) == 1
 
 
 def test_two_emulators_have_ports_of_their_own(make, sdk):
     first, second = make(), make()
     first.start()
     second.start()
-    one, two = sdk.calls("emulator")
+    one, two = sdk.calls("emulator", least=2)
     assert first.udid != second.udid
     assert after(one, "-grpc") != after(two, "-grpc")
 
@@ -150,7 +150,7 @@ def test_restoring_loads_the_snapshot_without_a_relaunch(make, sdk):
     emulator.start()
     emulator.restore()
     assert sdk.calls("adb") == [["emu", "avd", "snapshot", "load", "golden"]]
-    assert len(sdk.calls("emulator")) == 1
+    assert len(sdk.calls("emulator", least=1)) == 1
 
 
 def test_a_snapshot_that_does_not_load_is_made_up_for_by_a_relaunch(make, sdk):
@@ -158,7 +158,7 @@ def test_a_snapshot_that_does_not_load_is_made_up_for_by_a_relaunch(make, sdk):
     emulator.start()
     sdk.switch_on("no snapshot")
     emulator.restore()
-    assert len(sdk.calls("emulator")) == 2
+    assert len(sdk.calls("emulator", least=2)) == 2
     assert emulator.healthy()
 
 
@@ -166,7 +166,7 @@ def test_without_a_snapshot_restoring_is_a_relaunch(make, sdk):
     emulator = make(EmulatorSettings(avd="phone", snapshot=None, boot_seconds=20, stop_seconds=5))
     emulator.start()
     emulator.restore()
-    assert len(sdk.calls("emulator")) == 2
+    assert len(sdk.calls("emulator", least=2)) == 2
     assert sdk.calls("adb") == [["emu", "kill"]]
 
 
@@ -178,7 +178,7 @@ def test_an_emulator_that_died_is_started_anew(make, sdk):
     assert not emulator.healthy()
     emulator.ensure()
     assert emulator.healthy()
-    assert len(sdk.calls("emulator")) == 2
+    assert len(sdk.calls("emulator", least=2)) == 2
 
 
 def test_an_emulator_that_adb_has_lost_is_started_anew(make, sdk):
@@ -187,7 +187,7 @@ def test_an_emulator_that_adb_has_lost_is_started_anew(make, sdk):
     sdk.switch_off("up")
     emulator.ensure()
     assert emulator.healthy()
-    assert len(sdk.calls("emulator")) == 2
+    assert len(sdk.calls("emulator", least=2)) == 2
 
 
 # ---- errors
