@@ -44,6 +44,9 @@ ENDS_THE_TRY = {
 }
 """The causes under which each is counted; the other faults are the agent's business."""
 AT_EACH_TRY = (StubFault.UIA2_CRASH, StubFault.TRUNCATED_SCREENSHOT)
+"""No try of theirs is finished."""
+FROZEN = fault_task(StubFault.FROZEN_SCREENSHOT, "each")
+"""At each try: what another task's fault left on the phone may end the first one, whose rows are then gone."""
 RETRIES = 3
 FINE = 4
 FAILURE = re.compile(r": try (\d+) of (\S+) failed \((\w+): ")
@@ -78,7 +81,7 @@ def outcome(tmp_path_factory):
     (diary := place / "diary").mkdir()
     store, farm = EpisodeStore.create(place / "episodes"), FarmDirectory(place / "farm")
     tasks = [fault_task(fault) for fault in StubFault] + [fault_task(fault, "each") for fault in AT_EACH_TRY]
-    tasks += [fault_task(None, number=number) for number in range(FINE)]
+    tasks += [FROZEN, *(fault_task(None, number=number) for number in range(FINE))]
     spec = WorkerSpec(
         make_environment=functools.partial(make_stub_environment, diary),
         make_policy=BackAndForth,
@@ -109,7 +112,8 @@ def outcome(tmp_path_factory):
 
 
 def test_every_job_ends_in_an_episode_and_no_worker_is_lost(outcome):
-    assert outcome.store.summary().episodes == outcome.report.jobs == len(StubFault) + len(AT_EACH_TRY) + FINE
+    jobs = len(StubFault) + len(AT_EACH_TRY) + len([FROZEN]) + FINE
+    assert outcome.store.summary().episodes == outcome.report.jobs == jobs
     assert outcome.report.losses == {}
 
 
@@ -139,7 +143,7 @@ def test_a_fault_that_only_shows_on_the_screen_costs_no_try(outcome, fault):
 
 def test_a_frozen_screen_is_tagged_in_the_statistics_and_in_the_episode(outcome):
     assert outcome.report.stats.tags.get("frozen", 0) >= 1
-    tags = [row["settle_tag"] for row in outcome.rows(fault_task(StubFault.FROZEN_SCREENSHOT).task_id)]
+    tags = [row["settle_tag"] for row in outcome.rows(FROZEN.task_id)]
     assert tags[:AT] == [None] * AT
     assert "frozen" in tags
 
