@@ -52,7 +52,7 @@ def run(case: str, way: str, path: Path, updates: int) -> Figures:
     command = [sys.executable, "-m", "benchmarks._critic_ways", way, case, str(path), str(updates)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_CHILD_S, check=False)
     if done.returncode:
-        sys.exit(f"{case}, {way} failed: {done.stderr.strip().splitlines()[-1:]}")
+        sys.exit(f"{case}, {way} failed with code {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
     found: Figures = json.loads(done.stdout.splitlines()[-1])
     batch = settings_of(CASES[case], updates).critic.batch
     return {"samples_per_second": batch / found["update_s"], **found}

@@ -8,11 +8,12 @@ of weight 0. The features themselves are referred to, not copied.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
 from digiq_ray.core.errors import StoreError
+from digiq_ray.critic.features import Features
 from digiq_ray.critic.objectives import n_step
 
 
@@ -37,21 +38,17 @@ class EpisodeFrame:
     weights: Sequence[Sequence[float]]
 
 
-@dataclass(frozen=True, slots=True)
-class CriticData:
-    """Tensors of a training set: ``S`` states, ``A`` rows of actions, ``n`` transitions, ``K`` candidates at most.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transitions:
+    """Tensors of ``n`` transitions with ``K`` candidates at most, in memory or mapped from files.
 
     Attributes:
-        state_features: f(s), ``[S, state_dim]``.
-        action_features: f(s, a), ``[A, action_dim]``.
-        state, action: Rows of each transition's state and executed action in them, ``[n]``.
+        state, action: Rows of each transition's state and executed action in the features, ``[n]``.
         reward, discount, successor: Its n-step reward, and the discount and row of its bootstrap state, ``[n]``.
         returns: The discounted sum of all rewards from it on, ``[n]``.
         candidates, weights: Rows and probabilities of its state's candidates, ``[n, K]``; padding is -1 and 0.
     """
 
-    state_features: torch.Tensor
-    action_features: torch.Tensor
     state: torch.Tensor
     action: torch.Tensor
     reward: torch.Tensor
@@ -65,32 +62,33 @@ class CriticData:
         return len(self.state)
 
 
-def build(
-    frames: Sequence[EpisodeFrame],
-    state_features: torch.Tensor,
-    action_features: torch.Tensor,
-    *,
-    gamma: float,
-    steps: int,
-    truncated_ends: bool = False,
-) -> CriticData:
-    """Flattens episodes into transitions with ``steps``-step targets.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CriticData(Transitions):
+    """A training set: transitions, and the features that their rows refer to.
+
+    Attributes:
+        state_features: f(s), of ``S`` states.
+        action_features: f(s, a), of ``A`` states with actions.
+    """
+
+    state_features: Features
+    action_features: Features
+
+
+def flatten(frames: Sequence[EpisodeFrame], *, gamma: float, steps: int, truncated_ends: bool = False) -> Transitions:
+    """Flattens episodes into transitions with ``steps``-step targets, one episode after the other.
 
     Args:
         frames: The episodes.
-        state_features, action_features: What their rows refer to.
         gamma: Discount.
         steps: See ``n_step``.
         truncated_ends: Whether the last state of a truncated episode is worth nothing, as in the released code.
 
     Raises:
-        StoreError: there is no transition, a state has no candidates, or a reward or feature is not finite.
+        StoreError: there is no transition, a state has no candidates, or a reward is not finite.
     """
     if not any(len(frame.rewards) for frame in frames):
         raise StoreError("there is no transition to train a critic on: collect episodes first")
-    for name, features in (("state", state_features), ("action", action_features)):
-        if features.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(features))).all()):
-            raise StoreError(f"{name} features hold values that are not finite: embed them again")
     state: list[int] = []
     action: list[int] = []
     reward: list[float] = []
@@ -120,9 +118,7 @@ def build(
     for index, (row, weight) in enumerate(zip(rows, weights, strict=True)):
         padded[index, : len(row)] = torch.tensor(row, dtype=torch.long)
         shares[index, : len(row)] = torch.tensor(weight)
-    return CriticData(
-        state_features=state_features,
-        action_features=action_features,
+    return Transitions(
         state=torch.tensor(state),
         action=torch.tensor(action),
         reward=rewards,
@@ -132,3 +128,30 @@ def build(
         candidates=padded,
         weights=shares,
     )
+
+
+def with_features(transitions: Transitions, state_features: Features, action_features: Features) -> CriticData:
+    """Transitions with the features that their rows refer to."""
+    columns = {field.name: getattr(transitions, field.name) for field in fields(Transitions)}
+    return CriticData(**columns, state_features=state_features, action_features=action_features)
+
+
+def build(
+    frames: Sequence[EpisodeFrame],
+    state_features: torch.Tensor,
+    action_features: torch.Tensor,
+    *,
+    gamma: float,
+    steps: int,
+    truncated_ends: bool = False,
+) -> CriticData:
+    """A training set in memory; see ``flatten``. Features ``[S, state_dim]`` and ``[A, action_dim]`` are not copied.
+
+    Raises:
+        StoreError: as ``flatten``, or a feature is not finite.
+    """
+    for name, features in (("state", state_features), ("action", action_features)):
+        if features.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(features))).all()):
+            raise StoreError(f"{name} features hold values that are not finite: embed them again")
+    transitions = flatten(frames, gamma=gamma, steps=steps, truncated_ends=truncated_ends)
+    return with_features(transitions, state_features, action_features)

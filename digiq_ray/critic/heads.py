@@ -9,7 +9,9 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from digiq_ray.core.moments import Moments
 from digiq_ray.core.settings import Aggregate, Loss, Normalise
+from digiq_ray.critic.features import Features, blocks
 from digiq_ray.critic.losses import readout
 
 _ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
@@ -92,18 +94,25 @@ class Normaliser(nn.Module):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("scale", torch.eye(dim) if kind == "whiten" else torch.ones(dim))
 
-    def fit(self, features: torch.Tensor) -> None:
-        """Takes what it needs from ``[n, dim]`` features."""
+    def fit(self, features: Features) -> None:
+        """Takes what it needs from ``[n, dim]`` features, a block at a time (twice if it whitens)."""
         if self.kind == "none":
             return
-        self.mean.copy_(features.mean(0))
+        moments = Moments()
+        for count, mean, variance in map(_moments, blocks(features)):  # map holds no block while the next is read
+            moments.add(count, mean, variance)
+        self.mean.copy_(moments.mean)
         if self.kind == "standardise":
-            self.scale.copy_(features.std(0, unbiased=False) + 1e-3)
+            self.scale.copy_(moments.variance.sqrt().float() + 1e-3)
             return
-        centred = (features - self.mean).double()
-        values, vectors = torch.linalg.eigh(centred.T @ centred / len(features))
+        products = sum(map(self._products, blocks(features)))
+        values, vectors = torch.linalg.eigh(products / len(features))
         floor = 1e-3 * values.max().clamp_min(1e-6)
         self.scale.copy_(vectors @ torch.diag((values.clamp_min(0.0) + floor).rsqrt()) @ vectors.T)
+
+    def _products(self, block: torch.Tensor) -> torch.Tensor:
+        centred = (block - self.mean).double()
+        return centred.T @ centred
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Normalised features of the same shape."""
@@ -112,6 +121,12 @@ class Normaliser(nn.Module):
         centred = features - self.mean
         scaled = centred @ self.scale if self.kind == "whiten" else centred.div_(self.scale)
         return scaled.clamp_(-6.0, 6.0)
+
+
+def _moments(block: torch.Tensor) -> tuple[int, torch.Tensor, torch.Tensor]:
+    """Count, mean and variance ``[dim]`` of features ``[n, dim]``, of float32 precision in float64."""
+    spread = block.std(0, unbiased=False).double()
+    return len(block), block.mean(0).double(), spread * spread
 
 
 def make_head(dim: int, shape: HeadShape, outputs: int = 1) -> nn.Sequential:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from digiq_ray.critic.features import Features, parts
+
 KNOTS = 1001
 _BLOCK_ROWS = 16_384
 _LEAST_VARIANCE = 1e-12
@@ -36,18 +38,21 @@ class Novelty(nn.Module):
         self.register_buffer("knots", torch.zeros(KNOTS))
 
     @torch.no_grad()
-    def fit(self, features: torch.Tensor) -> None:
-        """Takes ``[n, dim]`` features of the training states, a block of them in memory at a time."""
-        n, dim = features.shape
-        mean = sum(part.double().sum(0) for part in features.split(_BLOCK_ROWS)) / n
+    def fit(self, features: Features) -> None:
+        """Takes ``n`` features of the training states, a block of them in memory at a time, and 20 bytes for each."""
+        n, dim = len(features), len(self.mean)
+        total = torch.zeros(dim, dtype=torch.float64)
+        for part in parts(features, _BLOCK_ROWS):
+            total += part.double().sum(0)
+        mean = total / n
         scatter = torch.zeros(dim, dim, dtype=torch.float64)
-        for part in features.split(_BLOCK_ROWS):
+        for part in parts(features, _BLOCK_ROWS):
             centred = part.double() - mean
             scatter += centred.T @ centred
         values, vectors = torch.linalg.eigh(shrunk(scatter / n, n))
         self.mean.copy_(mean)
         self.whitener.copy_(vectors * values.clamp_min(_LEAST_VARIANCE).rsqrt())
-        distances = torch.cat([self.distance(part) for part in features.split(_BLOCK_ROWS)]).sort().values
+        distances = torch.cat([self.distance(part) for part in parts(features, _BLOCK_ROWS)]).sort().values
         self.knots.copy_(distances[torch.linspace(0, n - 1, KNOTS).round().long()])
 
     def distance(self, features: torch.Tensor) -> torch.Tensor:

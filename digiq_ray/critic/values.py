@@ -17,6 +17,7 @@ from torch import nn
 from digiq_ray.core.schedules import schedule
 from digiq_ray.core.settings import CriticSettings
 from digiq_ray.critic.dataset import EpisodeFrame
+from digiq_ray.critic.features import Features, Selection
 from digiq_ray.critic.heads import CriticShape, Heads, aggregated
 
 
@@ -87,7 +88,7 @@ class ValueTrainer:
     def __init__(
         self,
         values: ValueHeads,
-        features: torch.Tensor,
+        features: Features,
         first: Labelled,
         states: Labelled,
         settings: CriticSettings,
@@ -98,7 +99,7 @@ class ValueTrainer:
         self._features, self._settings, self._seed = features, settings, seed
         self._parts = ((values.of_instructions, first), (values.of_states, states))
         for heads, part in self._parts:
-            heads.normalise.fit(features[part.rows])
+            heads.normalise.fit(Selection(features, part.rows))
         self.optimizer = torch.optim.AdamW(
             values.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )

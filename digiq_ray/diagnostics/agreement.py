@@ -13,6 +13,11 @@ _STATES = 2000  # evenly spread over the data: enough for a mean within a few hu
 _BLOCK = 128  # states at a time: pairs of candidates take K^2 numbers each
 
 
+def even_sample(states: int) -> NDArray[np.int64]:
+    """Which of so many states ``rank_agreement`` looks at, ascending. Of its own sample it looks at all."""
+    return np.unique(np.linspace(0, max(0, states - 1), min(states, _STATES)).astype(np.int64))
+
+
 def rank_agreement(values: NDArray[np.floating], weights: NDArray[np.floating]) -> float | None:
     """Kendall's rank correlation of two heads' Q over the candidates of a state, mean over states and pairs of heads.
 
@@ -31,7 +36,7 @@ def rank_agreement(values: NDArray[np.floating], weights: NDArray[np.floating]) 
     """
     if values.ndim != 3 or values.shape[1:] != weights.shape:
         raise InputError(f"values {values.shape} must be [heads, states, K] with weights {weights.shape} [states, K]")
-    chosen = np.unique(np.linspace(0, max(0, len(weights) - 1), min(len(weights), _STATES)).astype(np.int64))
+    chosen = even_sample(len(weights))
     total, states = 0.0, 0
     for start in range(0, len(chosen), _BLOCK):
         rows = chosen[start : start + _BLOCK]

@@ -15,7 +15,7 @@ from typing import Any, Final
 #: Variance of Q over candidates against over states. Healthy: 0.23 to 0.80; features that do not know the action: 0.
 LEAST_SENSITIVITY: Final = 0.01
 #: The same, over what it is where Q is noise (see ``sensitivity``). Healthy: 0.08 to 0.23; features that were shuffled:
-#: 0.90 on general, 0.97 on webshop.
+#: 0.90 and 0.96 on general, 0.97 on webshop.
 MOST_OF_CHANCE_SENSITIVITY: Final = 0.5
 #: Share of states whose best candidate has Q above V. Healthy: 0.74 to 0.96, since V is the candidates' mean.
 LEAST_POSITIVE_ADVANTAGE: Final = 0.02
@@ -30,6 +30,11 @@ MOST_TARGET_CHANGE: Final = 0.2
 LEAST_AGREEMENT: Final = 0.2
 #: Share of the commoner label. At 99 % a batch of 32 mostly has no example of the other.
 MOST_ONE_LABEL: Final = 0.99
+
+#: Largest less smallest sum of an episode's rewards. Healthy: 1, since some episodes fail and some succeed.
+SAME_RETURN: Final = 0.0
+#: Most candidates of a state. Healthy: 16, what ``candidates.k`` draws, or nearly so.
+LEAST_CANDIDATES: Final = 2
 
 _LEAST_POINTS = 9  # of a curve: below, a third of it is no trend
 
@@ -68,18 +73,40 @@ def critic_alarms(figures: Mapping[str, Any]) -> list[Alarm]:
 
     Args:
         figures: Of the stage train-critic: ``action_sensitivity``, ``chance_sensitivity``, ``rank_agreement``,
-            ``q_largest``, ``value_bound`` and the curves ``curve`` (points ``[step, TD error, ...]``) and
-            ``target_curve`` (``[step, value]``).
+            ``q_largest``, ``value_bound``, ``most_candidates`` of a state, ``least_return`` and ``largest_return`` of
+            an episode, and the curves ``curve`` (points ``[step, TD error, ...]``) and ``target_curve``
+            (``[step, value]``).
     """
     found: list[Alarm] = []
 
     def ring(name: str, value: float, limit: float, cause: str, change: str) -> None:
         found.append(Alarm(name, "train-critic", value, limit, cause, change))
 
+    least, largest = figures.get("least_return"), figures.get("largest_return")
+    if least is not None and largest is not None and largest - least <= SAME_RETURN:
+        ring(
+            "every_return_is_the_same",
+            largest - least,
+            SAME_RETURN,
+            f"the rewards of every episode sum to {largest:g}: if all succeed, Q can learn nothing from their ends but "
+            "how far they are (the discount)",
+            "collect episodes of which some fail: other or harder tasks (tasks.set), a warmer behaviour policy "
+            "(collect.temperature), or more of them (collect.episodes)",
+        )
+    alone = figures.get("most_candidates") == 1
+    if alone:
+        ring(
+            "nothing_to_choose",
+            1.0,
+            LEAST_CANDIDATES,
+            "every state has one candidate only, so V is the Q of what is done anyway and best-of-N has nothing to "
+            "choose",
+            "sample more and warmer candidates (candidates.k, candidates.temperature)",
+        )
     sensitivity, agreement = figures.get("action_sensitivity"), figures.get("rank_agreement")
     # Where Q is the same everywhere it ignores nothing that it should have seen: there is no variance to compare with.
     varies = bool(figures.get("variance_over_states"))
-    blind = sensitivity is not None and varies and sensitivity < LEAST_SENSITIVITY
+    blind = sensitivity is not None and varies and sensitivity < LEAST_SENSITIVITY and not alone
     noise = _over(sensitivity, figures.get("chance_sensitivity"))
     if blind:
         ring(

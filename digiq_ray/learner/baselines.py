@@ -18,7 +18,7 @@ from digiq_ray.core.settings import PolicySettings, RunSettings
 from digiq_ray.critic.objectives import n_step
 from digiq_ray.critic.values import ValueHeads, ValueTrainer, labelled
 from digiq_ray.learner.critic import fingerprints_of, shape_of
-from digiq_ray.learner.data import frames, tensor, values_of
+from digiq_ray.learner.data import MappedFeatures, frames, tensor, values_of
 from digiq_ray.learner.material import Extraction, Material
 from digiq_ray.learner.paths import RunPaths
 from digiq_ray.learner.training import OnStep, train
@@ -52,16 +52,16 @@ def by_advantage(material: Material, q_values: Array, values: Array, weigh: Call
 
 def train_values(root: Path, material: Material, settings: RunSettings, on_step: OnStep) -> ValueHeads:
     """DigiRL's value functions, trained on the states of the run."""
-    paths, chosen, view = RunPaths(root), settings.critic, material.index.state_view
+    paths, chosen, view = RunPaths(root), settings.critic, material.views.states
     first, states = labelled(list(frames(material.episodes, material.candidates, material.index)))
     seed = seed_of("values", settings.seed)
     values = ValueHeads(shape_of(chosen, view.dim, view.dim), seed=seed)
     material.stores.keep()
     train(
-        ValueTrainer(values, tensor(view), first, states, chosen, seed=seed),
+        ValueTrainer(values, MappedFeatures(view), first, states, chosen, seed=seed),
         name="digirl_values",
         checkpoints=paths.checkpoints("digirl_values", settings.learner.checkpoints),
-        fingerprints=fingerprints_of(material.stores, material.index, settings),
+        fingerprints=fingerprints_of(material.stores, view.fingerprint, settings),
         logs=paths.logs,
         every=10 * settings.learner.checkpoint_every,
         deadline=settings.learner.checkpoint_seconds,
@@ -77,9 +77,9 @@ def digirl(material: Material, values: ValueHeads, chosen: PolicySettings) -> Ex
         StoreError: a value is not finite.
     """
     episodes, index = material.episodes, material.index
-    of_states = values_of(values.state, index.state_view)
+    of_states = values_of(values.state, material.views.states)
     with torch.inference_mode():
-        first = tensor(index.state_view, [index.states[one.episode_id, 0] for one in episodes])
+        first = tensor(material.views.states, [index.states[one.episode_id, 0] for one in episodes])
         expected = values.instruction(first).double().numpy()
     kept = surprising(np.array([sum(one.rewards) for one in episodes]), expected, share=chosen.digirl_share)
     rows = [[index.states[one.episode_id, step] for step in range(len(one.actions) + 1)] for one in episodes]

@@ -6,36 +6,25 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
+from digiq_ray.core.errors import StoreError
 from digiq_ray.core.rng import seed_of
-from digiq_ray.core.settings import CriticSettings, RunSettings
-from digiq_ray.critic.dataset import build
-from digiq_ray.critic.heads import Critic, CriticShape, HeadShape, aggregated
+from digiq_ray.core.settings import CriticSettings, FeatureSettings, RunSettings
+from digiq_ray.critic.heads import Critic, CriticShape, HeadShape
 from digiq_ray.critic.novelty import Novelty
 from digiq_ray.critic.training import CriticTrainer
-from digiq_ray.diagnostics.agreement import rank_agreement
 from digiq_ray.diagnostics.bounds import value_bound
-from digiq_ray.diagnostics.sensitivity import action_sensitivity
-from digiq_ray.learner.data import (
-    FeatureIndex,
-    candidates_by_state,
-    frames,
-    learnable,
-    outlines,
-    tensor,
-    values_of,
-)
+from digiq_ray.learner.critic_figures import extremes, figures_of, novelty_figures
+from digiq_ray.learner.data import FeatureViews
 from digiq_ray.learner.events import log_figures
 from digiq_ray.learner.fingerprints import Fingerprints
-from digiq_ray.learner.likelihood import with_logprobs
 from digiq_ray.learner.models import save_critic
 from digiq_ray.learner.paths import RunPaths
 from digiq_ray.learner.pins import PinnedStores
 from digiq_ray.learner.training import OnStep, train
-from digiq_ray.policy.best_of_n import without_unlikely
+from digiq_ray.learner.training_data import training_data
+from digiq_ray.store.fingerprint import Fingerprint
+from digiq_ray.vlm.features import layer_number
+from digiq_ray.vlm.model import Vlm
 
 
 def train_critic(root: Path, settings: RunSettings, on_step: OnStep, *, name: str = "critic") -> dict[str, Any]:
@@ -47,30 +36,24 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep, *, name: st
         outcome.
 
     Raises:
-        StoreError: there is nothing to train on, or something lacks candidates or features.
+        StoreError: there is nothing to train on, or a reward or a feature is not a finite number.
+        FingerprintMismatchError: the features were made in another way than the settings say.
     """
     paths, chosen = RunPaths(root), settings.critic
     stores = PinnedStores.open(paths)
-    played, index = outlines(stores.episodes), FeatureIndex.open(paths.features, stores.snapshots)
-    episodes, candidates = learnable(played, candidates_by_state(stores.candidates), index)
-    if chosen.backup_probability:
-        candidates = {
-            key: without_unlikely(options, chosen.backup_probability)
-            for key, options in with_logprobs(candidates, stores.candidates).items()
-        }
-    data = build(
-        list(frames(episodes, candidates, index, min_support=chosen.backup_support)),
-        tensor(index.state_view),
-        tensor(index.action_view),
-        gamma=chosen.gamma,
-        steps=chosen.n_step,
-        truncated_ends=chosen.truncation == "end",
-    )
-    seed = seed_of("critic", settings.seed)
-    critic = Critic(shape_of(chosen, index.state_view.dim, index.action_view.dim), seed=seed)
+    views = FeatureViews.open(paths.features, stores.snapshots)
+    require_configured(views.states.fingerprint, settings.features, paths.model("feature_vlm"))
+    found = training_data(paths.checkpoints(f"{name}_data"), stores, views, chosen)
+    if not found.about.rewarded:
+        raise StoreError(
+            f"none of {found.about.episodes} episodes has a reward, so Q would be the same everywhere: collect more "
+            "(collect.episodes), with a behaviour policy or tasks of which some succeed"
+        )
+    data, seed = found.data, seed_of("critic", settings.seed)
+    critic = Critic(shape_of(chosen, views.states.dim, views.actions.dim), seed=seed)
     critic.v_heads.normalise.fit(data.state_features)
     critic.q_heads.normalise.fit(data.action_features)
-    novelty = Novelty(index.state_view.dim)
+    novelty = Novelty(views.states.dim)
     novelty.fit(data.state_features)
     trainer = CriticTrainer(critic, data, chosen, seed=seed)
     stores.keep()
@@ -78,47 +61,40 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep, *, name: st
         trainer,
         name=name,
         checkpoints=paths.checkpoints(name, settings.learner.checkpoints),
-        fingerprints=fingerprints_of(stores, index, settings),
+        fingerprints=fingerprints_of(stores, views.states.fingerprint, settings),
         logs=paths.logs,
         every=10 * settings.learner.checkpoint_every,
         deadline=settings.learner.checkpoint_seconds,
         on_step=on_step,
     )
     critic.eval()
-    both = values_of(lambda features: _with_heads(critic, features), index.action_view)
-    q_all, q_heads, rows = both[0], both[1:], data.candidates.numpy()
-    executed = q_all[data.action.numpy()]
-    won = np.repeat([episode.success for episode in episodes], [len(episode.actions) for episode in episodes])
     save_critic(critic, novelty, paths.model(name))
-    far = _novelty_figures(novelty, data.state_features, settings.policy.max_novelty)
+    far = novelty_figures(novelty, data.state_features, settings.policy.max_novelty)
     log_figures(paths.logs, name, far)
     return {
         "rows": len(data),
-        "episodes_left_out": len(played) - len(episodes),
+        "episodes_left_out": found.about.left_out,
+        "most_candidates": found.about.width,
+        "least_return": found.about.least_return,
+        "largest_return": found.about.largest_return,
         **far,
-        **action_sensitivity(q_all[rows], data.weights.numpy()),
-        "rank_agreement": rank_agreement(q_heads[:, rows], data.weights.numpy()),
-        "q_largest": float(np.abs(q_all[rows[rows >= 0]]).max()),
+        **figures_of(critic, found),
         # Losses that classify between bounds cannot leave them.
-        "value_bound": value_bound(data.reward.numpy(), data.discount.numpy())
-        if chosen.loss in ("mse", "huber")
-        else None,
+        "value_bound": value_bound(*extremes(data)) if chosen.loss in ("mse", "huber") else None,
         "td_error": figures["td_error"][-1][1] if figures.get("td_error") else 0.0,
         "curve": [
             [step, error, *(figures[name][i][1] for name in ("v_error", "q_mean"))]
             for i, (step, error) in enumerate(figures.get("td_error", []))
         ],
         "target_curve": figures.get("target_change", []),
-        "q_success": _thinned(executed[won]),
-        "q_failure": _thinned(executed[~won]),
     }
 
 
-def fingerprints_of(stores: PinnedStores, index: FeatureIndex, settings: RunSettings) -> Fingerprints:
+def fingerprints_of(stores: PinnedStores, features: Fingerprint, settings: RunSettings) -> Fingerprints:
     """What a training on the features of a run is of."""
     return Fingerprints(
         data=stores.hashes,
-        features=dataclasses.asdict(index.state_view.fingerprint),
+        features=dataclasses.asdict(features),
         configuration={"seed": settings.seed, "critic": settings.critic.model_dump(mode="json")},
     )
 
@@ -137,21 +113,23 @@ def train_monte_carlo(root: Path, settings: RunSettings, on_step: OnStep) -> dic
     return {name: value for name, value in figures.items() if isinstance(value, float)}
 
 
-def _novelty_figures(novelty: Novelty, features: torch.Tensor, limit: float) -> dict[str, float]:
-    """Distances of the training states, and the share of them that ``policy.max_novelty`` leaves out."""
-    knots = novelty.knots
-    beyond = sum(int((novelty(part) > limit).sum()) for part in features.split(16_384))
-    return {
-        "novelty_distance_median": float(knots.median()),
-        "novelty_distance_most": float(knots[-1]),
-        "novelty_beyond_limit": beyond / len(features),
-    }
+def require_configured(found: Fingerprint, chosen: FeatureSettings, model: Path) -> None:
+    """Raises ``FingerprintMismatchError`` if features were not made from ``model`` in the way of the settings.
 
-
-def _with_heads(critic: Critic, features: torch.Tensor) -> torch.Tensor:
-    """Q and the Q of each head, ``[1 + heads, n]``."""
-    heads = critic.q_heads.values(features)
-    return torch.cat([aggregated(heads, critic.shape.aggregate)[None], heads])
+    The model's weights are not looked at, which takes as long as loading them. Without the model (in a run that was
+    imported) nothing is compared.
+    """
+    if not model.is_dir():
+        return
+    vlm = Vlm.outline(model)
+    wanted = Fingerprint(
+        model=found.model,
+        layer=layer_number(vlm, chosen.layer),
+        pooling=chosen.pooling,
+        prompt=vlm.template.digest,
+        image=vlm.transform.description,
+    )
+    found.require(wanted, where=str(model))
 
 
 def shape_of(chosen: CriticSettings, state_dim: int, action_dim: int) -> CriticShape:
@@ -173,7 +151,3 @@ def shape_of(chosen: CriticSettings, state_dim: int, action_dim: int) -> CriticS
         high=chosen.high,
         normalise=chosen.normalise,
     )
-
-
-def _thinned(values: NDArray[np.float64], most: int = 400) -> list[float]:
-    return [round(float(value), 4) for value in values[:: max(1, -(-len(values) // most))]]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from torch.utils.dlpack import from_dlpack
 
 from digiq_ray.core.errors import StoreError
 from digiq_ray.critic.dataset import EpisodeFrame
+from digiq_ray.critic.features import blocks
 from digiq_ray.policy.best_of_n import StateCandidates
 from digiq_ray.store.candidates import CandidateStore
 from digiq_ray.store.episodes import EpisodeStore
@@ -23,6 +27,8 @@ from digiq_ray.store.snapshot import Snapshot
 StateKey = tuple[str, int]
 
 _BLOCK_ROWS = 16_384
+_BLOCK_EPISODES = 64
+_CHECKED_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +43,23 @@ class EpisodeOutline:
     success: bool
 
 
-def outlines(store: EpisodeStore) -> list[EpisodeOutline]:
-    """All episodes with at least one action, ascending by id, without reading a screen."""
+def outlines(store: EpisodeStore, ids: Iterable[str] | None = None) -> list[EpisodeOutline]:
+    """Episodes (those of ``ids``, if given) with at least one action, ascending by id, without reading a screen.
+
+    Raises:
+        StoreError: a reward is not a finite number.
+    """
     columns = ["episode_id", "step", "task", "action", "reward", "is_last", "is_terminal", "stop_reason"]
     found: list[EpisodeOutline] = []
     actions: list[str] = []
     rewards: list[float] = []
-    for row in store.table(columns).to_pylist():
+    for row in store.table(columns, ids).to_pylist():
         if not row["is_last"]:
+            if not math.isfinite(row["reward"]):
+                raise StoreError(
+                    f"episode {row['episode_id']}, step {row['step']}: the reward is {row['reward']}, not a finite "
+                    "number: the judge that gave it is broken; collect the episode again"
+                )
             actions.append(row["action"])
             rewards.append(row["reward"])
             continue
@@ -63,11 +78,11 @@ def outlines(store: EpisodeStore) -> list[EpisodeOutline]:
     return found
 
 
-def candidates_by_state(store: CandidateStore) -> dict[StateKey, StateCandidates]:
-    """Candidates of every state, in the order of their texts."""
+def candidates_by_state(store: CandidateStore, ids: Iterable[str] | None = None) -> dict[StateKey, StateCandidates]:
+    """Candidates of every state (of the episodes ``ids``, if given), in the order of their texts."""
     columns = ["episode_id", "step", "action", "action_type", "x", "y", "x2", "y2", "typed_text", "multiplicity"]
     grouped: dict[StateKey, tuple[list[str], list[object], list[int]]] = {}
-    for row in store.table(columns).to_pylist():
+    for row in store.table(columns, ids).to_pylist():
         texts, actions, counts = grouped.setdefault((row["episode_id"], row["step"]), ([], [], []))
         texts.append(row["action"])
         actions.append(row_action(row) if row["action_type"] else None)
@@ -76,33 +91,75 @@ def candidates_by_state(store: CandidateStore) -> dict[StateKey, StateCandidates
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureViews:
+    """The features of a run: of states, and of states with actions."""
+
+    states: FeatureView
+    actions: FeatureView
+
+    @classmethod
+    def open(cls, directory: Path, snapshots: Mapping[str, Snapshot]) -> Self:
+        """Opens ``states`` and ``actions`` under ``directory``, at the snapshots of these names.
+
+        Raises:
+            FingerprintMismatchError: the two were not made by the same model.
+            StoreError: features changed since the snapshot.
+        """
+        states = FeatureStore(directory / "states", snapshot=snapshots["states"]).open()
+        return cls(states, FeatureStore(directory / "actions", snapshot=snapshots["actions"]).open(states.fingerprint))
+
+    def rows(self, episodes: Iterable[EpisodeOutline], candidates: Mapping[StateKey, StateCandidates]) -> FeatureIndex:
+        """Where the features of these episodes' states, and of their candidates, are."""
+        states = [(one.episode_id, step) for one in episodes for step in range(len(one.actions) + 1)]
+        actions = [(*key, text) for key, options in candidates.items() for text in options.texts]
+        state_rows = self.states.locate((*key, None) for key in states).tolist()
+        action_rows = self.actions.locate(actions).tolist()
+        return FeatureIndex(
+            {key: row for key, row in zip(states, state_rows, strict=True) if row >= 0},
+            {key: row for key, row in zip(actions, action_rows, strict=True) if row >= 0},
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class FeatureIndex:
     """Rows of the features of states and of states with actions."""
 
     states: dict[StateKey, int]
     actions: dict[tuple[str, int, str], int]
-    state_view: FeatureView
-    action_view: FeatureView
 
-    @classmethod
-    def open(cls, directory: Path, snapshots: Mapping[str, Snapshot] | None = None) -> FeatureIndex:
-        """Opens ``states`` and ``actions`` under ``directory``, at the ``snapshots`` of these names if there are any.
 
-        Raises:
-            FingerprintMismatchError: the two were not made by the same model.
-        """
-        pinned = snapshots or {}
-        state_view = FeatureStore(directory / "states", snapshot=pinned.get("states")).open()
-        action_view = FeatureStore(directory / "actions", snapshot=pinned.get("actions")).open(state_view.fingerprint)
-        state_keys, action_keys = state_view.keys, action_view.keys
-        states = zip(state_keys["episode_id"].to_pylist(), state_keys["step"].to_pylist(), strict=True)
-        actions = zip(*(action_keys[name].to_pylist() for name in ("episode_id", "step", "action")), strict=True)
-        return cls(
-            {key: row for row, key in enumerate(states)},
-            {key: row for row, key in enumerate(actions)},
-            state_view,
-            action_view,
-        )
+class MappedFeatures:
+    """The features of a view as float32 tensors, read when they are asked for; see ``critic.features.Features``.
+
+    Rows here and there are read without advice to the system if all features fit into half of the machine's memory:
+    whoever looks at all of them first, as normalisation does, has them in the system's cache then.
+    """
+
+    def __init__(self, view: FeatureView) -> None:
+        self._view = view
+        self._cached = 2 * len(view) * view.dim * view.dtype.itemsize <= psutil.virtual_memory().total
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def __getitem__(self, rows: slice | torch.Tensor, /) -> torch.Tensor:
+        if isinstance(rows, slice):
+            return tensor(self._view, range(len(self))[rows])
+        return _float32(self._view.rows(rows.numpy(), cached=self._cached))
+
+    def require_finite(self) -> None:
+        """Raises ``StoreError`` naming the episode and the step of a feature that is not finite. Reads all."""
+        start = 0
+        for block in blocks(self, _CHECKED_BYTES):
+            if not bool(torch.isfinite(torch.stack(torch.aminmax(block))).all()):
+                row = start + int((~torch.isfinite(block).all(1)).nonzero()[0])
+                key = self._view.key(row)
+                action = "" if key.action is None else f", action {key.action[:60]!r}"
+                raise StoreError(
+                    f"episode {key.episode_id}, step {key.step}{action}: the feature holds a value that is not finite; "
+                    "embed again into another directory, with a model that gives none"
+                )
+            start += len(block)
 
 
 def tensor(view: FeatureView, rows: range | Sequence[int] | None = None) -> torch.Tensor:
@@ -115,6 +172,10 @@ def tensor(view: FeatureView, rows: range | Sequence[int] | None = None) -> torc
         rows = range(len(view))
     adjoining = isinstance(rows, range) and rows.step == 1 and len(rows)
     found = view.slice(rows[0], rows[-1] + 1) if adjoining else view.rows(np.asarray(rows, dtype=np.int64))
+    return _float32(found)
+
+
+def _float32(found: NDArray[np.floating[Any]]) -> torch.Tensor:
     # DLPack, because torch warns of a read-only array that it is given in another way.
     return from_dlpack(found) if found.dtype == np.float32 else torch.from_numpy(found.astype(np.float32))
 
@@ -139,9 +200,6 @@ def learnable(
 
     A state that the model could not read (its screen was lost, say) has no row in a store. Without it there is no
     target for the state before it, so its whole episode is left out.
-
-    Raises:
-        StoreError: no episode is left.
     """
     with_features = {
         key: options.only([(*key, text) in index.actions for text in options.texts])
@@ -155,10 +213,48 @@ def learnable(
             for step, text in enumerate(one.actions)
         )
 
-    whole = [one for one in episodes if is_whole(one)]
-    if episodes and not whole:
+    return [one for one in episodes if is_whole(one)], with_features
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some episodes: how many were played, those that can be learned from, their candidates, and where features are."""
+
+    played: int
+    episodes: list[EpisodeOutline]
+    candidates: dict[StateKey, StateCandidates]
+    index: FeatureIndex
+
+
+def blocks_of(
+    episodes: EpisodeStore, candidates: CandidateStore, views: FeatureViews, scratch: Path
+) -> Iterator[Block]:
+    """All episodes that are there now, ascending by id, 64 at a time; what a block took is free when the next comes.
+
+    Args:
+        episodes, candidates, views: What a run has.
+        scratch: A directory where there is room for 24 bytes a feature meanwhile.
+
+    Raises:
+        StoreError: a reward is not a finite number; or, after the last block, none holds what can be learned from.
+    """
+    views.states.merge_lookups(scratch)
+    views.actions.merge_lookups(scratch)
+    ids = sorted(episodes.episode_ids())
+    played = whole = 0
+    for start in range(0, len(ids), _BLOCK_EPISODES):
+        part = ids[start : start + _BLOCK_EPISODES]
+        outlined, options = outlines(episodes, part), candidates_by_state(candidates, part)
+        index = views.rows(outlined, options)
+        block = Block(len(outlined), *learnable(outlined, options, index), index)
+        played, whole = played + block.played, whole + len(block.episodes)
+        yield block
+    if not played:
+        raise StoreError(
+            f"{episodes.path}: no episode holds an action, so there is nothing to learn from: collect more"
+        )
+    if not whole:
         raise StoreError("no episode has candidates and features of all its states: run digiq candidates, digiq embed")
-    return whole, with_features
 
 
 def frames(

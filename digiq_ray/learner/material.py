@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from digiq_ray.learner.data import EpisodeOutline, FeatureIndex, StateKey, candidates_by_state, learnable, outlines
+from digiq_ray.learner.data import EpisodeOutline, FeatureIndex, FeatureViews, StateKey, blocks_of
 from digiq_ray.learner.paths import RunPaths
 from digiq_ray.learner.pins import PinnedStores
 from digiq_ray.policy.best_of_n import StateCandidates
@@ -22,6 +22,7 @@ class Material:
     episodes: list[EpisodeOutline]
     candidates: Mapping[StateKey, StateCandidates]
     index: FeatureIndex
+    views: FeatureViews
     stores: PinnedStores
 
     @classmethod
@@ -32,9 +33,16 @@ class Material:
             StoreError: there is nothing to learn from.
         """
         stores = PinnedStores.open(RunPaths(root))
-        index = FeatureIndex.open(stores.paths.features, stores.snapshots)
-        found = learnable(outlines(stores.episodes), candidates_by_state(stores.candidates), index)
-        return cls(*found, index, stores)
+        views = FeatureViews.open(stores.paths.features, stores.snapshots)
+        episodes: list[EpisodeOutline] = []
+        candidates: dict[StateKey, StateCandidates] = {}
+        index = FeatureIndex({}, {})
+        for block in blocks_of(stores.episodes, stores.candidates, views, root):
+            episodes += block.episodes
+            candidates |= block.candidates
+            index.states.update(block.index.states)
+            index.actions.update(block.index.actions)
+        return cls(episodes, candidates, index, views, stores)
 
     def executed(self, episodes: Iterable[EpisodeOutline] | None = None) -> Iterator[tuple[StateKey, str]]:
         """States and what was done there, of all episodes or of some, where that is an action of the grammar."""

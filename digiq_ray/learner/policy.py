@@ -116,8 +116,13 @@ def extract(method: str, material: Material, root: Path, settings: RunSettings, 
     """What ``method`` imitates, with figures about the choice; ``mc`` and ``digirl`` train what they choose by first.
 
     Raises:
-        StoreError: nothing is left to imitate.
+        StoreError: no episode has a reward, there is nothing to choose from, or nothing is left to imitate.
     """
+    if not any(any(one.rewards) for one in material.episodes):
+        raise StoreError(
+            f"{method} finds nothing to imitate: none of {len(material.episodes)} episodes succeeded, or has any other "
+            "reward; collect more episodes (collect.episodes), with a behaviour policy or tasks of which some succeed"
+        )
     found = _extraction(method, material, root, settings, on_step)
     if not found.targets:
         raise StoreError(
@@ -148,11 +153,17 @@ def _extraction(method: str, material: Material, root: Path, settings: RunSettin
 
 def _values(material: Material, root: Path, critic: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Q and V of all rows of the features of actions and of states."""
-    loaded, index = load_critic(RunPaths(root).model(critic)), material.index
-    return values_of(loaded.q, index.action_view), values_of(loaded.v, index.state_view)
+    loaded, views = load_critic(RunPaths(root).model(critic)), material.views
+    return values_of(loaded.q, views.actions), values_of(loaded.v, views.states)
 
 
 def _best_of_n(method: str, material: Material, root: Path, settings: RunSettings, *, critic: str) -> Extraction:
+    most = max(int(options.valid.sum()) for _, options in _options(material.episodes, material.candidates))
+    if most < 2:
+        raise StoreError(
+            f"{method} has nothing to choose from: no state has two different candidates that are actions; sample more "
+            "and warmer ones (candidates.k, candidates.temperature), and embed them"
+        )
     if settings.policy.min_probability:
         material = replace(material, candidates=with_logprobs(material.candidates, material.stores.candidates))
     candidates = _drawn(material.episodes, material.candidates, settings)
@@ -179,9 +190,8 @@ def _novel(material: Material, root: Path, critic: str, most: float) -> set[Stat
     """The states that are farther from the critic's training states than the share ``most`` of those."""
     if most == 1.0:
         return set()
-    index = material.index
-    far = values_of(load_novelty(RunPaths(root).model(critic)), index.state_view) > most
-    return {key for key, row in index.states.items() if far[row]}
+    far = values_of(load_novelty(RunPaths(root).model(critic)), material.views.states) > most
+    return {key for key, row in material.index.states.items() if far[row]}
 
 
 def train_policy(root: Path, method: str, settings: RunSettings, on_step: OnStep) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any, Self
@@ -164,13 +164,15 @@ class CandidateStore:
             shard + SUFFIX, lambda file: write_segment(file, tables, CANDIDATE_SCHEMA, shard=shard)
         )
 
-    def table(self, columns: list[str] | None = None) -> Any:
+    def table(self, columns: list[str] | None = None, ids: Iterable[str] | None = None) -> Any:
         """A ``pa.Table`` of all candidates (or some columns), ascending by (episode_id, step, action).
+
+        With ``ids``, of those episodes only: their row groups are read, and what is not there has no rows.
 
         Raises:
             StoreError: a column does not exist, or a segment is broken.
         """
-        return self._table.rows(columns)
+        return self._table.rows(columns, ids)
 
     def for_state(self, episode_id: str, step: int) -> list[Candidate]:
         """The candidates of one state, ascending by text; empty if there are none."""

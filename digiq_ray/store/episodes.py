@@ -129,13 +129,15 @@ class EpisodeStore:
                 raise StoreError(f"{self.path}: there is no episode {episode_id!r}")
         return (self._read(episode_id) for episode_id in wanted)
 
-    def table(self, columns: list[str] | None = None) -> Any:
+    def table(self, columns: list[str] | None = None, ids: Iterable[str] | None = None) -> Any:
         """A ``pa.Table`` of all rows (or some columns), ascending by (episode_id, step), each episode once.
+
+        With ``ids``, of those episodes only: their row groups are read, and what is not there has no rows.
 
         Raises:
             StoreError: a column does not exist, or a segment is broken.
         """
-        return self._table.rows(columns)
+        return self._table.rows(columns, ids)
 
     def summary(self) -> EpisodeSummary:
         """Counts over all episodes; reads four small columns."""

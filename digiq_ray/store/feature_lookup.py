@@ -8,7 +8,7 @@ touched), no dictionary and no key text. The hash has 128 bits: two keys never s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,10 +29,10 @@ class FeatureKey(NamedTuple):
 
 
 class Lookup(NamedTuple):
-    """The table of one shard of ``n`` rows: hashes ``[n]`` ascending, and the row of each, ``[n]``."""
+    """The table of one shard of ``n`` rows, or of several: hashes ``[n]`` ascending, and the row of each, ``[n]``."""
 
     hashes: NDArray[np.bytes_]
-    rows: NDArray[np.int32]
+    rows: NDArray[np.integer[Any]]
 
 
 def hash_keys(keys: Iterable[tuple[str, int, str | None]]) -> NDArray[np.bytes_]:
@@ -58,9 +58,35 @@ def find(lookup: Lookup, wanted: NDArray[np.bytes_]) -> NDArray[np.int64]:
         return np.full(len(wanted), -1, dtype=np.int64)
     places = np.minimum(np.searchsorted(lookup.hashes, wanted), count - 1)
     rows = np.where(lookup.hashes[places] == wanted, lookup.rows[places].astype(np.int64), -1)
-    if rows.size and (rows.max() >= count or rows.min() < -1):
-        raise ValueError(f"its {ROW_COLUMN} names a row that it does not have")
+    _require_within(rows, -1, count)
     return rows
+
+
+def check_rows(lookup: Lookup) -> None:
+    """Raises ``ValueError`` if the table of a shard names a row that the shard does not have. Reads all rows of it."""
+    _require_within(lookup.rows, 0, len(lookup.hashes))
+
+
+def _require_within(rows: NDArray[np.integer[Any]], least: int, end: int) -> None:
+    if rows.size and (rows.max() >= end or rows.min() < least):
+        raise ValueError(f"its {ROW_COLUMN} names a row that it does not have")
+
+
+def merge(lookups: Sequence[Lookup], starts: Sequence[int]) -> Iterator[Lookup]:
+    """One table of several shards, in parts that follow each other; each holds a 256th of the rows.
+
+    Args:
+        lookups: Of the shards.
+        starts: The first row of each shard among the rows of all. Equal keys keep the order of their rows.
+    """
+    edges = np.array([bytes([first]) for first in range(256)], dtype=f"S{_HASH_BYTES}")
+    cuts = [[*np.searchsorted(one.hashes, edges).tolist(), len(one.hashes)] for one in lookups]
+    for part in range(256):
+        spans = [slice(cut[part], cut[part + 1]) for cut in cuts]
+        hashes = np.concatenate([one.hashes[span] for one, span in zip(lookups, spans, strict=True)])
+        rows = [one.rows[span] + start for one, span, start in zip(lookups, spans, starts, strict=True)]
+        order = np.argsort(hashes, kind="stable")
+        yield Lookup(hashes[order], np.concatenate(rows)[order])
 
 
 def to_columns(lookup: Lookup) -> tuple[list[Any], list[Any]]:

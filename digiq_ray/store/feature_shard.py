@@ -113,9 +113,11 @@ class MappedShard:
         ask_for(self.mapped, ranges)
         return ranges
 
-    def take(self, indices: NDArray[np.int64], ranges: list[Range]) -> NDArray[np.floating[Any]]:
-        """Copies of the named rows, ``[len(indices), dim]``; their pages do not stay in this process."""
-        rows = self.features[indices]
+    def take(
+        self, indices: NDArray[np.int64], ranges: list[Range], out: NDArray[np.floating[Any]] | None = None
+    ) -> NDArray[np.floating[Any]]:
+        """Copies of the named rows, ``[len(indices), dim]``, into ``out``; the pages of ``ranges`` do not stay here."""
+        rows = np.take(self.features, indices, axis=0, out=out, mode="clip")
         let_go(self.mapped, ranges)
         return rows
 

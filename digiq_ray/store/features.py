@@ -9,6 +9,8 @@ shards that differ are refused. Writing a shard holds it in memory twice; its si
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Self
 
 import numpy as np
@@ -17,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from digiq_ray.core.errors import StoreError
 from digiq_ray.store.directory import StorePath, check_shard_name, create_directory, open_directory
-from digiq_ray.store.feature_lookup import FeatureKey, Lookup, find, hash_keys
+from digiq_ray.store.feature_lookup import FeatureKey, Lookup, check_rows, find, hash_keys, merge
 from digiq_ray.store.feature_shard import (
     SUFFIX,
     FeatureValueError,
@@ -43,7 +45,7 @@ class FeatureView:
     def __init__(self, shards: Sequence[MappedShard]) -> None:
         self._shards = shards
         self._starts = np.cumsum([0] + [len(shard.features) for shard in shards])
-        self._lookups: list[Lookup] | None = None
+        self._lookups: list[tuple[MappedShard, int, Lookup]] | None = None
 
     def __len__(self) -> int:
         """Number of features."""
@@ -78,6 +80,39 @@ class FeatureView:
         for shard in self._shards:
             shard.verify()
 
+    def key(self, row: int) -> FeatureKey:
+        """What the feature of a row is of. Reads the keys of its shard.
+
+        Raises:
+            StoreError: the keys of the shard are broken.
+        """
+        owner = int(np.searchsorted(self._starts, row, side="right")) - 1
+        found = self._shards[owner].keys().slice(row - int(self._starts[owner]), 1).to_pylist()[0]
+        return FeatureKey(found["episode_id"], found["step"], found["action"])
+
+    def merge_lookups(self, scratch: Path) -> None:
+        """Makes one lookup of all shards, which ``locate`` searches from then on.
+
+        That is worth its price before many calls: each then costs the same however many shards there are. It takes 24
+        bytes a row of nameless files in the directory ``scratch``, for as long as this view lives, and holds a 256th of
+        that in memory.
+
+        Raises:
+            StoreError: the lookup of a shard is broken.
+        """
+        if not len(self):
+            return
+        lookups = [shard.lookup() for shard in self._shards]
+        for shard, lookup in zip(self._shards, lookups, strict=True):
+            with shard.directory.content_errors(shard.name):
+                check_rows(lookup)
+        with TemporaryFile(dir=scratch) as hashes, TemporaryFile(dir=scratch) as rows:
+            for part in merge(lookups, self._starts[:-1].tolist()):
+                hashes.write(part.hashes.tobytes())
+                rows.write(part.rows.astype(np.int64).tobytes())
+            merged = Lookup(np.memmap(hashes, part.hashes.dtype, mode="r"), np.memmap(rows, np.int64, mode="r"))
+        self._lookups = [(self._shards[0], 0, merged)]
+
     def locate(self, keys: Iterable[tuple[str, int, str | None]]) -> NDArray[np.int64]:
         """Rows ``[len(keys)]`` of the features of ``(episode_id, step, action)``, or -1 where there is none.
 
@@ -88,11 +123,12 @@ class FeatureView:
             StoreError: the lookup of a shard is broken.
         """
         if self._lookups is None:
-            self._lookups = [shard.lookup() for shard in self._shards]
+            starts = self._starts[:-1].tolist()
+            self._lookups = [(shard, start, shard.lookup()) for shard, start in zip(self._shards, starts, strict=True)]
         wanted = hash_keys(keys)
         rows = np.full(len(wanted), -1, dtype=np.int64)
         missing = np.argsort(wanted)  # ascending needles walk through a table in its order
-        for shard, start, lookup in zip(self._shards, self._starts, self._lookups, strict=False):
+        for shard, start, lookup in self._lookups:
             if not len(missing):
                 break
             with shard.directory.content_errors(shard.name):
@@ -120,7 +156,12 @@ class FeatureView:
         first = int(self._starts[owner])
         if stop <= self._starts[owner + 1]:
             return self._shards[owner].slice(start - first, stop - first)
-        copy = self.rows(np.arange(start, stop))
+        copy = np.empty((stop - start, self.dim), dtype=self.dtype)
+        for shard, first in zip(self._shards, self._starts.tolist(), strict=False):
+            local = np.arange(max(start, first), min(stop, first + len(shard.features))) - first
+            if len(local):
+                place = first + int(local[0]) - start
+                shard.take(local, shard.ask(local), out=copy[place : place + len(local)])
         copy.flags.writeable = False
         return copy
 
@@ -129,11 +170,13 @@ class FeatureView:
         """First row of each shard, ``[shards]``."""
         return self._starts[:-1].copy()
 
-    def rows(self, indices: ArrayLike) -> NDArray[np.floating[Any]]:
+    def rows(self, indices: ArrayLike, *, cached: bool = False) -> NDArray[np.floating[Any]]:
         """Copies of the features of ``indices``, in their order and shape: ``[*shape of indices, dim]``.
 
         Args:
             indices: Integers in ``[0, len)``; repeats are allowed.
+            cached: Whether the files are in the system's cache, most likely: then nothing is asked for beforehand, and
+                pages stay in this process (the system may still take them). Much faster if so, much slower if not.
 
         Raises:
             IndexError: an index is out of range or not an integer.
@@ -144,15 +187,20 @@ class FeatureView:
         flat = wanted.astype(np.int64).reshape(-1)
         if flat.size and (flat.min() < 0 or flat.max() >= len(self)):
             raise IndexError(f"feature rows must lie in [0, {len(self)}), not [{flat.min()}, {flat.max()}]")
-        owners = np.searchsorted(self._starts, flat, side="right") - 1
-        out = np.empty((len(flat), self.dim), dtype=self.dtype)
-        asked = []
-        for owner in np.unique(owners).tolist():  # all are asked for before the first is waited for
-            here = np.flatnonzero(owners == owner)
-            local = flat[here] - self._starts[owner]
-            asked.append((here, self._shards[owner], local, self._shards[owner].ask(local)))
-        for here, shard, local, ranges in asked:
-            out[here] = shard.take(local, ranges)
+        order = np.argsort(flat)
+        ascending = flat[order]
+        cuts = np.searchsorted(ascending, self._starts)
+        local = ascending - np.repeat(self._starts[:-1], np.diff(cuts))
+        owners = [
+            (self._shards[owner], cuts[owner], cuts[owner + 1]) for owner in np.flatnonzero(np.diff(cuts)).tolist()
+        ]
+        # All are asked for before the first is waited for.
+        ranges = [[] if cached else shard.ask(local[begin:end]) for shard, begin, end in owners]
+        found = np.empty((len(flat), self.dim), dtype=self.dtype)
+        for (shard, begin, end), asked in zip(owners, ranges, strict=True):
+            shard.take(local[begin:end], asked, out=found[begin:end])
+        out = np.empty_like(found)
+        out[order] = found
         return out.reshape(*wanted.shape, self.dim)
 
 

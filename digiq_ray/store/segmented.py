@@ -25,7 +25,7 @@ from digiq_ray.core.errors import StoreError
 from digiq_ray.store.content import StoreUnreachableError
 from digiq_ray.store.directory import Directory
 from digiq_ray.store.footers import SUFFIX, Segment, read_footer
-from digiq_ray.store.segments import group_rows, read_group, read_metadata, read_rows
+from digiq_ray.store.segments import group_rows, read_group, read_group_rows, read_metadata, read_rows
 
 T = TypeVar("T")
 
@@ -109,8 +109,10 @@ class SegmentedTable:
             self._look()
             return {episode_id for episode_id in ids if episode_id in self._holders}
 
-    def rows(self, columns: Sequence[str] | None = None) -> Any:
+    def rows(self, columns: Sequence[str] | None = None, ids: Iterable[str] | None = None) -> Any:
         """A ``pa.Table`` of all rows, ascending by episode id and in each episode as written, each episode once.
+
+        With ``ids``, of those episodes only (what is not there has no rows): this reads the row groups that hold them.
 
         Raises:
             StoreError: a segment is broken, or a column does not exist.
@@ -121,7 +123,7 @@ class SegmentedTable:
                 raise StoreError(
                     f"{self._directory.path}: no column {column!r}; there are {', '.join(self._schema.names)}"
                 )
-        return self._looking_again(lambda: self._rows(wanted))
+        return self._looking_again(lambda: self._rows(wanted) if ids is None else self._rows_of(set(ids), wanted))
 
     def episode(self, episode_id: str, convert: Callable[[Any], T]) -> T | None:
         """What ``convert`` makes of the rows of one episode (a ``pa.Table``); ``None`` if it is not there.
@@ -158,13 +160,32 @@ class SegmentedTable:
             return table
         return table.take(pa.array(order))
 
+    def _rows_of(self, ids: set[str], wanted: Sequence[str]) -> Any:
+        with self._lock:
+            if not ids <= self._holders.keys():
+                self._look()
+            held = [(one, self._holders[one][1]) for one in sorted(ids) if one in self._holders]
+        groups: dict[tuple[str, int], list[tuple[str, int, int]]] = {}
+        for episode_id, segment in held:
+            group, start, length = _place(segment, episode_id)
+            groups.setdefault((segment.name, group), []).append((episode_id, start, length))
+        rows: dict[str, Any] = {}
+        for (name, group), places in groups.items():
+            with noticing_gone(self._directory, name):
+                found = read_group_rows(self._directory, name, group, self._metadata(name), wanted)
+            # Copied: a slice would keep all of its row group.
+            copy = found.take(pa.array(np.concatenate([np.arange(start, start + n) for _, start, n in places])))
+            ends = np.cumsum([n for *_, n in places]).tolist()
+            rows |= {one: copy.slice(end - n, n) for (one, _, n), end in zip(places, ends, strict=True)}
+        empty = self._schema.empty_table().select(wanted)
+        tables = [rows[episode_id].replace_schema_metadata(self._schema.metadata) for episode_id, _ in held]
+        return pa.concat_tables([empty, *tables])
+
     def _read(self, episode_id: str, segment: Segment, convert: Callable[[Any], T]) -> T:
-        position = bisect.bisect_left(segment.episode_ids, episode_id)
-        start, end = int(segment.offsets[position]), int(segment.offsets[position + 1])
-        group = int(np.searchsorted(segment.groups, start, side="right")) - 1
+        group, start, length = _place(segment, episode_id)
         table = self._group(segment.name, group)
         with self._directory.content_errors(segment.name):
-            return convert(group_rows(table, start - int(segment.groups[group]), end - start))
+            return convert(group_rows(table, start, length))
 
     def _read_group(self, name: str, group: int) -> Any:
         with noticing_gone(self._directory, name):
@@ -236,6 +257,14 @@ class SegmentedTable:
             held = self._holders.get(episode_id)
             if held is None or (origin, segment.name) < (held[0], held[1].name):
                 self._holders[episode_id] = (origin, segment)
+
+
+def _place(segment: Segment, episode_id: str) -> tuple[int, int, int]:
+    """Where the rows of an episode lie: the row group, the first row in it, and how many there are."""
+    position = bisect.bisect_left(segment.episode_ids, episode_id)
+    start, end = int(segment.offsets[position]), int(segment.offsets[position + 1])
+    group = int(np.searchsorted(segment.groups, start, side="right")) - 1
+    return group, start - int(segment.groups[group]), end - start
 
 
 def _order(segments: Sequence[Segment], holders: Mapping[str, Segment]) -> NDArray[np.int64]:

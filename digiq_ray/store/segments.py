@@ -97,13 +97,7 @@ def read_rows(directory: Directory, name: str, columns: Sequence[str] | None = N
     """All rows of a segment as a ``pa.Table``, in their order, each with the bytes of its screen."""
     with directory.reading(name) as file:
         parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=True)
-        if columns is None or SCREEN not in columns:
-            table = parquet.read(columns=None if columns is None else list(columns))
-        else:
-            table = parquet.read(columns=list({*columns, HASH}))
-        table = with_later_columns(table, _kind(parquet.metadata))
-        resolved = resolve_screens(table) if SCREEN in table.column_names else table
-        return resolved if columns is None else resolved.select(list(columns))
+        return _complete(parquet.read(columns=_stored(columns)), _kind(parquet.metadata), columns)
 
 
 def read_metadata(directory: Directory, name: str) -> Any:
@@ -117,6 +111,13 @@ def read_group(directory: Directory, name: str, group: int, metadata: Any) -> An
     with directory.reading(name) as file:
         parquet = pq.ParquetFile(file, metadata=metadata, page_checksum_verification=True, pre_buffer=True)
         return with_later_columns(parquet.read_row_group(group), _kind(metadata))
+
+
+def read_group_rows(directory: Directory, name: str, group: int, metadata: Any, columns: Sequence[str]) -> Any:
+    """Some columns of one row group of a segment as a ``pa.Table``, each row with the bytes of its screen."""
+    with directory.reading(name) as file:
+        parquet = pq.ParquetFile(file, metadata=metadata, page_checksum_verification=True, pre_buffer=True)
+        return _complete(parquet.read_row_group(group, columns=_stored(columns)), _kind(metadata), columns)
 
 
 def episode_tables(directory: Directory, segment: Segment) -> Iterator[tuple[str, Any]]:
@@ -139,6 +140,17 @@ def episode_tables(directory: Directory, segment: Segment) -> Iterator[tuple[str
 def group_rows(group: Any, start: int, length: int) -> Any:
     """Rows of a row group, each with the bytes of its screen; raises ``ValueError`` if those are nowhere."""
     return resolve_screens(group, start, length) if SCREEN in group.column_names else group.slice(start, length)
+
+
+def _stored(columns: Sequence[str] | None) -> list[str] | None:
+    """The columns that must be read for ``columns``: a screen may lie under its hash in another row."""
+    return None if columns is None else list({*columns, HASH} if SCREEN in columns else columns)
+
+
+def _complete(table: Any, kind: str, columns: Sequence[str] | None) -> Any:
+    table = with_later_columns(table, kind)
+    resolved = resolve_screens(table) if SCREEN in table.column_names else table
+    return resolved if columns is None else resolved.select(list(columns))
 
 
 def _kind(metadata: Any) -> str:

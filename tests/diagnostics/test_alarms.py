@@ -29,6 +29,9 @@ def healthy(**changes):
         "rank_agreement": 0.8,
         "q_largest": 1.13,
         "value_bound": 1.0,
+        "most_candidates": 16,
+        "least_return": 0.0,
+        "largest_return": 1.0,
         "curve": [[*point, 0.05, 0.3] for point in curve(falling)],
         "target_curve": curve([0.002] * POINTS),
     }
@@ -50,6 +53,8 @@ FAULTS = {
     "rankings_unreliable": {"rank_agreement": 0.03},
     "td_error_grows": {"curve": RISING},
     "q_out_of_range": {"q_largest": 1.7},
+    "every_return_is_the_same": {"least_return": 1.0},
+    "nothing_to_choose": {"most_candidates": 1, "action_sensitivity": 0.0},
     "targets_move_too_fast": {"target_curve": curve([0.05] * POINTS)},
 }
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from digiq_ray.core.errors import InputError
-from digiq_ray.diagnostics.sensitivity import action_sensitivity
+from digiq_ray.diagnostics.sensitivity import ActionSensitivity, action_sensitivity
 
 HALVES = np.full((2, 2), 0.5)
 
@@ -25,6 +25,16 @@ def test_the_variances_of_a_small_table():
 def test_q_that_depends_on_the_state_only_has_no_sensitivity():
     found = action_sensitivity(np.array([[1.0, 1.0], [5.0, 5.0]]), HALVES)
     assert (found["variance_over_actions"], found["action_sensitivity"]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 100])
+def test_states_that_come_in_blocks_have_the_same_figures(size):
+    rng = np.random.default_rng(0)
+    values, weights = rng.normal(3.0, 0.1, (40, 5)), rng.dirichlet(np.ones(5), 40)
+    found = ActionSensitivity()
+    for start in range(0, 40, size):
+        found.add(values[start : start + size], weights[start : start + size])
+    assert found.figures() == pytest.approx(action_sensitivity(values, weights), rel=1e-10)
 
 
 def test_without_variance_over_states_there_is_no_ratio():

@@ -200,7 +200,7 @@ def test_the_critic_of_mc_learns_returns_and_leaves_the_other_alone(tmp_path):
     extract("mc", Material.open(tmp_path), tmp_path, settings, nothing)
     assert not paths.model("critic").exists()
     material, critic = Material.open(tmp_path), load_critic(paths.model("critic_mc"))
-    q_values = policy.values_of(critic.q, material.index.action_view)
+    q_values = policy.values_of(critic.q, material.views.actions)
     known = {key: q_values[material.index.actions[(*key, text)]] for key, text in IMITATED.items()}
     # All states look alike here: by TD the first step of win were worth gamma times the mean of all states.
     assert known["win", 0] == pytest.approx(0.5, abs=0.1)

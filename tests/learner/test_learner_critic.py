@@ -9,7 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from digiq_ray.core.errors import StoreError
 from digiq_ray.diagnostics.alarms import critic_alarms
 from digiq_ray.learner.critic import train_critic
-from digiq_ray.learner.data import FeatureIndex, tensor
+from digiq_ray.learner.data import tensor
+from digiq_ray.learner.material import Material
 from digiq_ray.learner.models import load_critic, load_novelty
 
 
@@ -25,9 +26,10 @@ def test_the_figures_are_those_of_the_published_critic(tmp_path):
     paths, settings = make_run(tmp_path), make_settings()
     seen = []
     figures = train_critic(tmp_path, settings, lambda done, total: seen.append((done, total)))
-    index, critic = FeatureIndex.open(paths.features), load_critic(paths.model("critic"))
+    material, critic = Material.open(tmp_path), load_critic(paths.model("critic"))
+    index = material.index
     with torch.no_grad():
-        q = critic.q(tensor(index.action_view)).tolist()
+        q = critic.q(tensor(material.views.actions)).tolist()
     executed = {
         name: [round(q[index.actions[name, step, text]], 4) for step, text in enumerate(texts)]
         for name, texts in EXECUTED.items()
@@ -75,19 +77,20 @@ def test_the_critic_tells_a_success_from_a_time_limit(tmp_path):
     train_critic(
         tmp_path, make_settings(critic={"steps": 400, "batch": 8, "q_widths": [16], "v_widths": [16]}), nothing
     )
-    index, critic = FeatureIndex.open(paths.features), load_critic(paths.model("critic"))
+    material, critic = Material.open(tmp_path), load_critic(paths.model("critic"))
+    index = material.index
     with torch.no_grad():
-        q = critic.q(tensor(index.action_view)).numpy()
+        q = critic.q(tensor(material.views.actions)).numpy()
     assert q[index.actions["win", 1, "back"]] > q[index.actions["cut", 0, "home"]] + 0.2
     assert np.isfinite(q).all()
 
 
 def test_an_episode_with_a_gap_is_left_out_and_counted(tmp_path):
-    make_run(tmp_path / "gap", {key: value for key, value in CANDIDATES.items() if key != ("win", 1)})
+    make_run(tmp_path / "gap", {key: value for key, value in CANDIDATES.items() if key != ("stop", 0)})
     make_run(tmp_path / "whole")
     gap, whole = (train_critic(tmp_path / name, make_settings(), nothing) for name in ("gap", "whole"))
     assert (gap["episodes_left_out"], whole["episodes_left_out"]) == (1, 0)
-    assert gap["rows"] == whole["rows"] - 2
+    assert gap["rows"] == whole["rows"] - 1
 
 
 def test_features_without_the_action_raise_the_alarm_of_a_blind_critic(tmp_path):
@@ -104,9 +107,9 @@ def test_features_without_the_action_raise_the_alarm_of_a_blind_critic(tmp_path)
 def test_the_novelty_of_states_is_published_with_the_critic_and_logged(tmp_path):
     paths = make_run(tmp_path)
     figures = train_critic(tmp_path, make_settings(policy={"min_support": 1, "max_novelty": 0.5}), nothing)
-    index, novelty = FeatureIndex.open(paths.features), load_novelty(paths.model("critic"))
+    material, novelty = Material.open(tmp_path), load_novelty(paths.model("critic"))
     with torch.no_grad():
-        found = novelty(tensor(index.state_view))
+        found = novelty(tensor(material.views.states))
     assert figures["novelty_beyond_limit"] == pytest.approx(float((found > 0.5).float().mean()))
     assert figures["novelty_distance_most"] >= figures["novelty_distance_median"]
     events = EventAccumulator(str(paths.logs / "critic"))

@@ -1,15 +1,20 @@
 """From the stores to what the learner trains on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from small_runs import CANDIDATES, EXECUTED, FINGERPRINT, make_run
+from small_runs import CANDIDATES, EXECUTED, FINGERPRINT, make_episode, make_run
 
 from digiq_ray.core.actions import parse_action
+from digiq_ray.core.episodes import StopReason
 from digiq_ray.core.errors import FingerprintMismatchError, StoreError
 from digiq_ray.learner import data
 from digiq_ray.learner.data import (
-    FeatureIndex,
+    FeatureViews,
+    MappedFeatures,
+    blocks_of,
     candidates_by_state,
     frames,
     learnable,
@@ -18,6 +23,8 @@ from digiq_ray.learner.data import (
     tensor,
     values_of,
 )
+from digiq_ray.learner.pins import PinnedStores
+from digiq_ray.store import feature_shard
 from digiq_ray.store.candidates import CandidateStore
 from digiq_ray.store.episodes import EpisodeStore
 from digiq_ray.store.features import FeatureKey, FeatureStore
@@ -28,10 +35,24 @@ def run(tmp_path):
     return make_run(tmp_path)
 
 
+def views_of(run):
+    return FeatureViews.open(run.features, PinnedStores.open(run).snapshots)
+
+
+def stores_of(run):
+    return EpisodeStore(run.episodes), CandidateStore(run.candidates), views_of(run)
+
+
+def read(run):
+    """Episodes, candidates, and where their features are."""
+    episodes, candidates, views = stores_of(run)
+    played, options = outlines(episodes), candidates_by_state(candidates)
+    return played, options, views.rows(played, options)
+
+
 def frames_of(run):
-    index = FeatureIndex.open(run.features)
-    candidates = candidates_by_state(CandidateStore(run.candidates))
-    return list(frames(outlines(EpisodeStore(run.episodes)), candidates, index)), index
+    episodes, candidates, index = read(run)
+    return list(frames(episodes, candidates, index)), index
 
 
 def test_outlines_are_the_episodes_in_which_something_was_done(run):
@@ -69,9 +90,11 @@ def test_a_frame_points_at_the_features_of_its_states_and_actions(run):
 
 
 def test_features_are_found_under_the_row_of_their_key(run):
-    index = FeatureIndex.open(run.features)
+    *_, index = read(run)
+    actions = views_of(run).actions
+    assert index.actions.keys() == {(*key, text) for key, options in CANDIDATES.items() for text in options}
     for (name, step, text), row in index.actions.items():
-        assert index.action_view.rows([row])[0, 0] == np.float32(CANDIDATES[name, step][text][1])
+        assert actions.rows([row])[0, 0] == np.float32(CANDIDATES[name, step][text][1])
 
 
 def test_a_state_without_candidates_is_a_typed_error(tmp_path):
@@ -81,8 +104,7 @@ def test_a_state_without_candidates_is_a_typed_error(tmp_path):
 
 
 def learnable_of(run):
-    candidates = candidates_by_state(CandidateStore(run.candidates))
-    return learnable(outlines(EpisodeStore(run.episodes)), candidates, FeatureIndex.open(run.features))
+    return learnable(*read(run))
 
 
 def test_what_is_whole_is_learned_from(run):
@@ -98,7 +120,7 @@ def test_an_episode_with_a_gap_is_left_out(tmp_path, missing):
     run = make_run(tmp_path, {key: value for key, value in CANDIDATES.items() if key != missing})
     episodes, candidates = learnable_of(run)
     assert [one.episode_id for one in episodes] == ["cut", "stop"]
-    assert len(list(frames(episodes, candidates, FeatureIndex.open(run.features)))) == 2
+    assert len(list(frames(episodes, candidates, read(run)[2]))) == 2
 
 
 def test_candidates_that_were_never_embedded_are_left_out(tmp_path, run):
@@ -113,18 +135,67 @@ def test_candidates_that_were_never_embedded_are_left_out(tmp_path, run):
 def test_nothing_whole_is_a_typed_error(tmp_path):
     run = make_run(tmp_path, {("cut", 0): CANDIDATES["cut", 0]})
     with pytest.raises(StoreError, match="no episode has candidates and features of all its states"):
-        learnable_of(run)
+        list(blocks_of(*stores_of(run), run.root))
+
+
+def test_a_store_in_which_nothing_was_done_is_a_typed_error(tmp_path):
+    run = make_run(tmp_path)
+    run.episodes.rename(tmp_path / "unused")
+    EpisodeStore.create(run.episodes).append([make_episode("dead", (), StopReason.DEVICE_ERROR)])
+    with pytest.raises(StoreError, match=r"no episode holds an action.*collect more"):
+        list(blocks_of(*stores_of(run), run.root))
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 64])
+def test_blocks_hold_together_what_is_read_at_once(tmp_path, monkeypatch, most):
+    run = make_run(tmp_path, {key: value for key, value in CANDIDATES.items() if key != ("stop", 0)})
+    whole = read(run)
+    monkeypatch.setattr(data, "_BLOCK_EPISODES", most)
+    found = list(blocks_of(*stores_of(run), run.root))
+    assert len(found) == -(-len(EXECUTED) // most)
+    assert [one for block in found for one in block.episodes] == learnable(*whole)[0]
+    assert (sum(block.played for block in found), sum(len(block.episodes) for block in found)) == (3, 2)
+    for name in ("states", "actions"):
+        assert {key: row for block in found for key, row in getattr(block.index, name).items()} == getattr(
+            whole[2], name
+        )
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf")])
+def test_a_reward_that_is_not_finite_names_its_episode_and_step(tmp_path, reward):
+    run = make_run(tmp_path)
+    broken = make_episode("zero", ("back", "home"), StopReason.TIME_LIMIT)
+    steps = [replace(step, reward=reward if number == 1 else 0.0) for number, step in enumerate(broken.steps)]
+    EpisodeStore(run.episodes).append([replace(broken, steps=tuple(steps))])
+    with pytest.raises(StoreError, match=f"episode zero, step 1: the reward is {reward}, .*collect the episode again"):
+        outlines(EpisodeStore(run.episodes))
+
+
+def write_unchecked(monkeypatch, store, shard, keys, features):
+    """As another program would, which does not look at the values."""
+    monkeypatch.setattr(feature_shard, "_check_values", lambda *words: None)
+    store.append(shard, keys, features, FINGERPRINT)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("action", [None, "back"])
+def test_a_feature_that_is_not_finite_names_what_it_is_of(tmp_path, monkeypatch, value, action):
+    store, features = FeatureStore.create(tmp_path), np.ones((3, 2), np.float32)
+    store.append("0", [FeatureKey("fine", 0, None)], np.ones((1, 2), np.float32), FINGERPRINT)
+    features[2, 1] = value
+    write_unchecked(monkeypatch, store, "1", [FeatureKey("odd", step, action) for step in range(3)], features)
+    named = "episode odd, step 2" + (", action 'back'" if action else "")
+    with pytest.raises(StoreError, match=f"{named}: the feature holds a value that is not finite; embed again"):
+        MappedFeatures(store.open()).require_finite()
 
 
 def test_features_of_two_models_are_refused(run):
-    other = FeatureStore.create(run.root / "other" / "states")
-    FeatureStore.create(run.root / "other" / "actions").append(
-        "0", [FeatureKey("win", 0, "back")], np.ones((1, 2), np.float32), FINGERPRINT
-    )
+    stores = {kind: FeatureStore.create(run.root / "other" / kind) for kind in ("states", "actions")}
     changed = type(FINGERPRINT)(model="another", layer=2, pooling="last", prompt="p", image="i")
-    other.append("0", [FeatureKey("win", 0, None)], np.ones((1, 2), np.float32), changed)
+    stores["states"].append("0", [FeatureKey("win", 0, None)], np.ones((1, 2), np.float32), changed)
+    stores["actions"].append("0", [FeatureKey("win", 0, "back")], np.ones((1, 2), np.float32), FINGERPRINT)
     with pytest.raises(FingerprintMismatchError, match="model"):
-        FeatureIndex.open(run.root / "other")
+        FeatureViews.open(run.root / "other", {kind: store.open().snapshot() for kind, store in stores.items()})
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -139,7 +210,7 @@ def test_features_become_float32_tensors(tmp_path, dtype):
 @pytest.mark.parametrize("block", [1, 3, 100])
 def test_values_do_not_depend_on_the_blocks_in_which_features_are_read(run, monkeypatch, block):
     monkeypatch.setattr(data, "_BLOCK_ROWS", block)
-    view, sizes = FeatureIndex.open(run.features).action_view, []
+    view, sizes = views_of(run).actions, []
 
     def head(features):
         sizes.append(len(features))

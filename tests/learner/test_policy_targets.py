@@ -5,15 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import CANDIDATES, make_run, make_settings
+from small_runs import CANDIDATES, EXECUTED, make_run, make_settings
 
 from digiq_ray.core.errors import InputError, StoreError
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.learner import policy
-from digiq_ray.learner.data import FeatureIndex
 from digiq_ray.learner.material import Material
 from digiq_ray.learner.policy import extract
 from digiq_ray.store.features import FeatureStore
+
+EXECUTED_AT = {(name, step): text for name, texts in EXECUTED.items() for step, text in enumerate(texts)}
 
 
 class KnownCritic:
@@ -106,7 +107,7 @@ def test_states_beyond_the_limit_of_novelty_are_left_out_and_counted(tmp_path, m
     assert asked == []
     targets, figures = targets_of("digi_q", tmp_path, make_settings(policy=limited))
     assert asked == [paths.model("critic")]
-    first = min(FeatureIndex.open(paths.features).states.items(), key=lambda one: one[1])[0]
+    first = min(Material.open(tmp_path).index.states.items(), key=lambda one: one[1])[0]
     assert targets == {key: text for key, text in whole.items() if key != first}
     assert (figures["too_novel"], figures["states"]) == (0.2, 4)
     control, _ = targets_of("random_candidate", tmp_path, make_settings(policy=limited))
@@ -159,11 +160,31 @@ def test_nothing_to_imitate_is_a_typed_error(tmp_path):
 
 
 def test_an_episode_with_a_state_without_candidates_is_left_out(tmp_path):
-    make_run(tmp_path, {key: value for key, value in CANDIDATES.items() if key != ("win", 1)})
+    make_run(tmp_path, {key: value for key, value in CANDIDATES.items() if key != ("cut", 1)})
     targets, _ = targets_of("digi_q", tmp_path, make_settings(policy={"min_support": 1}))
-    assert targets == {("cut", 0): "back", ("cut", 1): "enter"}
-    with pytest.raises(StoreError, match="filtered_bc finds nothing to imitate"):
-        targets_of("filtered_bc", tmp_path, make_settings())
+    assert targets == {("win", 0): "tap 0.90 0.90", ("win", 1): "back"}
+
+
+@pytest.mark.parametrize("method", ["digi_q", "random_candidate", "filtered_bc", "awr", "reinforce", "digirl", "mc"])
+def test_without_a_success_every_method_says_what_is_missing(tmp_path, method):
+    make_run(tmp_path, {key: value for key, value in CANDIDATES.items() if key[0] != "win"})
+    with pytest.raises(StoreError, match=rf"{method} finds nothing to imitate: none of 2 episodes .*collect\.episodes"):
+        targets_of(method, tmp_path, make_settings())
+
+
+@pytest.mark.parametrize("method", ["digi_q", "random_candidate"])
+def test_one_candidate_leaves_nothing_to_choose(tmp_path, method):
+    make_run(tmp_path, {key: {text: (8, 0.9)} for key, text in EXECUTED_AT.items()})
+    with pytest.raises(StoreError, match=rf"{method} has nothing to choose from: .*candidates\.k"):
+        targets_of(method, tmp_path, make_settings())
+    assert len(targets_of("filtered_bc", tmp_path, make_settings())[0]) == 2
+
+
+def test_an_unparsable_text_is_no_choice(tmp_path):
+    options = {key: {text: (8, 0.9), "tap red": (8, 0.9)} for key, text in EXECUTED_AT.items()}
+    make_run(tmp_path, options)
+    with pytest.raises(StoreError, match="no state has two different candidates that are actions"):
+        targets_of("digi_q", tmp_path, make_settings())
 
 
 def test_a_candidate_without_a_feature_is_never_chosen(tmp_path):

@@ -8,7 +8,10 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from ulid import ULID
@@ -146,6 +149,38 @@ def test_the_table_holds_the_named_columns_in_their_order(store: EpisodeStore, m
     store.append([make_episode(0)])
     table = store.table(["reward", "step"])
     assert table.to_pydict() == {"reward": [0.0, 0.125, 0.25, 0.0], "step": [0, 1, 2, 3]}
+
+
+@pytest.mark.parametrize("columns", [None, ["step", "screen", "reward"], ["settle_tag"]], ids=str)
+def test_the_table_of_some_episodes_is_that_part_of_the_whole(
+    store: EpisodeStore, make_episode: MakeEpisode, columns: list[str] | None
+) -> None:
+    for part in (range(0, 9, 2), range(1, 9, 2), range(9, 60)):
+        store.append([make_episode(number, actions=number % 4, screen_bytes=50_000) for number in part])
+    ids = sorted(store.episode_ids())
+    some = [*ids[3:40:5], ids[-1], "none such"]
+    whole, key = store.table(columns), store.table(["episode_id"])["episode_id"]
+    found = store.table(columns, ids=some)
+    assert found.equals(whole.filter(pc.is_in(key, pa.array(some))))
+    assert found.schema.equals(whole.schema)
+    assert store.table(columns, ids=[]).equals(whole.slice(0, 0))
+
+
+def test_the_table_of_some_episodes_reads_their_row_groups_only(
+    store: EpisodeStore, make_episode: MakeEpisode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append([make_episode(number, screen_bytes=400_000) for number in range(12)])
+    read: list[int] = []
+    original = segmented.read_group_rows
+
+    def counted(*words: Any) -> Any:
+        read.append(words[2])
+        return original(*words)
+
+    monkeypatch.setattr(segmented, "read_group_rows", counted)
+    ids = sorted(store.episode_ids())
+    store.table(["reward"], ids=[ids[0], ids[1], ids[-1]])
+    assert len(read) == len(set(read)) < 4
 
 
 def test_an_unknown_column_is_a_store_error(store: EpisodeStore) -> None:

@@ -57,6 +57,36 @@ def test_the_hash_of_a_key_never_changes() -> None:
     assert hash_keys([("e", 0, None)])[0].hex() == "db3789da12a734aa3e1725c243df790c"
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_merged_tables_find_what_the_single_ones_find(seed: int, tmp_path: Path, store: FeatureStore) -> None:
+    rng = np.random.default_rng(seed)
+    for shard in range(4):
+        keys = {FeatureKey(f"e{rng.integers(30)}", int(rng.integers(20)), None) for _ in range(rng.integers(400))}
+        store.append(str(shard), sorted(keys), _ones(len(keys)), _FINGERPRINT)
+    one, other = store.open(), store.open()
+    other.merge_lookups(tmp_path)
+    asked = [(f"e{name}", step, None) for name in range(31) for step in range(21)]
+    found = one.locate(asked)
+    assert found.max() > 100
+    assert (found < 0).any()
+    assert other.locate(asked).tolist() == found.tolist()
+    assert [file.name for file in tmp_path.iterdir()] == [store.path.name]
+
+
+def test_nothing_is_merged_of_nothing(store: FeatureStore, tmp_path: Path) -> None:
+    store.append("a", [], _ones(0), _FINGERPRINT)
+    view = store.open()
+    view.merge_lookups(tmp_path)
+    assert view.locate([("e", 0, None)]).tolist() == [-1]
+
+
+def test_the_key_of_a_row_is_what_its_feature_is_of(store: FeatureStore) -> None:
+    for name, count in (("a", 2), ("b", 0), ("c", 3)):
+        store.append(name, [FeatureKey(name, step, "back") for step in range(count)], _ones(count), _FINGERPRINT)
+    view = store.open()
+    assert [view.key(row) for row in range(5)] == [FeatureKey(**key) for key in view.keys.to_pylist()]
+
+
 def test_features_are_located_through_all_shards(store: FeatureStore) -> None:
     keys = [FeatureKey(f"e{i % 7}", i, None if i % 2 else f"tap {i}") for i in range(90)]
     for name, part in (("c", keys[60:]), ("a", keys[:25]), ("empty", []), ("b", keys[25:60])):
@@ -125,6 +155,8 @@ def test_a_lookup_that_names_a_row_out_of_range_is_a_broken_shard(store: Feature
     _rewrite(three, lambda batch: _with_rows(batch, [7, 8, 9]))
     with pytest.raises(StoreError, match=r"a\.arrow: is broken \(its lookup_row names a row"):
         store.open().locate([("e", i, None) for i in range(3)])
+    with pytest.raises(StoreError, match=r"a\.arrow: is broken \(its lookup_row names a row"):
+        store.open().merge_lookups(store.path)
 
 
 def test_a_lookup_of_another_type_is_a_broken_shard(store: FeatureStore, three: Path) -> None:

@@ -53,12 +53,15 @@ def test_a_range_outside_the_view_is_an_index_error(
         shards[0].slice(*bounds)
 
 
-@given(indices=st.lists(st.lists(st.integers(0, 59), min_size=3, max_size=3), max_size=20))
+@given(
+    indices=st.lists(st.lists(st.integers(0, 59), min_size=3, max_size=3), max_size=20),
+    cached=st.booleans(),
+)
 def test_rows_come_in_the_shape_of_their_indices(
-    shards: tuple[FeatureView, Features], indices: list[list[int]]
+    shards: tuple[FeatureView, Features], indices: list[list[int]], cached: bool
 ) -> None:
     view, whole = shards
     wanted = np.asarray(indices, dtype=np.int64).reshape(-1, 3)
-    found = view.rows(wanted)
+    found = view.rows(wanted, cached=cached)
     np.testing.assert_array_equal(found, whole[wanted])
     assert found.flags.writeable

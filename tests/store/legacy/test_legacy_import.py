@@ -21,7 +21,9 @@ from legacy_files import (
 from digiq_ray.core.actions import tap
 from digiq_ray.core.episodes import StopReason
 from digiq_ray.core.errors import InputError
-from digiq_ray.learner.data import FeatureIndex, candidates_by_state, frames, outlines
+from digiq_ray.learner.data import FeatureViews, blocks_of, frames
+from digiq_ray.learner.paths import RunPaths
+from digiq_ray.learner.pins import PinnedStores
 from digiq_ray.store.candidates import CandidateStore
 from digiq_ray.store.episodes import EpisodeStore
 from digiq_ray.store.features import FeatureStore
@@ -223,13 +225,10 @@ def test_stacked_frames_are_those_of_the_original(import_list, out):
 @pytest.mark.parametrize("layout", WITH_CANDIDATES)
 def test_the_learner_reads_what_was_imported(import_list, out, layout):
     import_list(make_trajectories(layout))
-    found = list(
-        frames(
-            outlines(EpisodeStore(out / "episodes")),
-            candidates_by_state(CandidateStore(out / "candidates")),
-            FeatureIndex.open(out / "features"),
-        )
-    )
+    stores = PinnedStores.open(RunPaths(out))
+    views = FeatureViews.open(out / "features", stores.snapshots)
+    [block] = blocks_of(stores.episodes, stores.candidates, views, out)
+    found = list(frames(block.episodes, block.candidates, block.index))
     assert [(len(frame.rewards), len(frame.states), frame.terminal) for frame in found] == [
         (4, 5, True),
         (9, 10, False),
