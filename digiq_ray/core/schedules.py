@@ -9,9 +9,11 @@ from digiq_ray.core.settings import Schedule
 
 _LAST = 0.1  # share of the peak at the end
 
+LearningRate = Callable[[int], float]
 
-def schedule(kind: Schedule, peak: float, steps: int, warmup: int) -> Callable[[int], float]:
-    """The rate of update ``i``.
+
+def schedule(kind: Schedule, peak: float, steps: int, warmup: int) -> LearningRate:
+    """The rate of update ``i``, counted from 0.
 
     Args:
         kind: ``constant``, or ``linear`` or ``cosine`` from the peak to a tenth of it.

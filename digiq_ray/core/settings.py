@@ -123,6 +123,45 @@ class FinetuneSettings(Section):
         return self
 
 
+Precision = Literal["float32", "bfloat16"]
+
+
+class TuningSettings(Section):
+    """How the weights of a VLM are trained, in stage 1 and in policies."""
+
+    method: Literal["full", "lora"] = Field("full", description="all weights, or low-rank adapters beside frozen ones")
+    rank: int = Field(16, ge=1, description="lora: rank of an adapter")
+    alpha: float = Field(32.0, gt=0, description="lora: an adapter counts alpha / rank times")
+    dropout: float = Field(0.0, ge=0, lt=1, description="lora: share of an adapter's input that an update leaves out")
+    targets: list[str] = Field(
+        [], description="lora: names of the layers that get adapters, as q_proj; empty is every linear layer"
+    )
+    vision: bool = Field(False, description="lora: the vision tower gets adapters too, not the language model alone")
+    checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass instead of keeping them: less memory"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the arithmetic (trained weights are float32); auto: bfloat16 on a GPU, else float32"
+    )
+    packing: bool = Field(
+        True, description="texts that follow one screen and prompt share a row, where the model's attention allows it"
+    )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> TuningSettings:
+        if self.method == "full":
+            for name in ("rank", "alpha", "dropout", "targets", "vision"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} is of adapters, and method=full has none: set method=lora, or leave it")
+        return self
+
+    def arithmetic(self, device: str) -> Precision:
+        """The precision on a device (``cpu`` or ``cuda``)."""
+        if self.precision != "auto":
+            return self.precision
+        return "bfloat16" if device == "cuda" else "float32"
+
+
 class FeatureSettings(Section):
     """Frozen intermediate-layer features."""
 
@@ -189,7 +228,7 @@ class CriticSettings(Section):
     schedule: Schedule = Field("linear", description="from the peak to a tenth of it, or constant")
     warmup: int = Field(0, ge=0, description="updates over which the rate rises")
     clip: float = Field(0.0, ge=0, description="largest norm of the gradient; 0 is none")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the heads' arithmetic in training")
+    precision: Precision = Field("float32", description="of the heads' arithmetic in training")
 
     @model_validator(mode="after")
     def _fit_together(self) -> CriticSettings:
@@ -302,6 +341,7 @@ class RunSettings(Section):
     collect: CollectSettings = Field(default_factory=CollectSettings)
     candidates: CandidateSettings = Field(default_factory=CandidateSettings)
     finetune: FinetuneSettings = Field(default_factory=FinetuneSettings)
+    tuning: TuningSettings = Field(default_factory=TuningSettings)
     features: FeatureSettings = Field(default_factory=FeatureSettings)
     critic: CriticSettings = Field(default_factory=CriticSettings)
     policy: PolicySettings = Field(default_factory=PolicySettings)

@@ -13,12 +13,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from digiq_ray.core.errors import StoreError
+from digiq_ray.core.settings import RunSettings
 from digiq_ray.critic.heads import Critic, CriticShape
 from digiq_ray.critic.novelty import Novelty
 from digiq_ray.learner.directories import publish_directory
 from digiq_ray.vlm.features import FeatureExtractor, Pooling
 from digiq_ray.vlm.model import Vlm
 from digiq_ray.vlm.tiny import SHIPPED
+from digiq_ray.vlm.tuning import held_in
 
 
 def resolve(model: str) -> Path | str:
@@ -28,6 +30,12 @@ def resolve(model: str) -> Path | str:
 
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def trainable_vlm(settings: RunSettings) -> Vlm:
+    """The behaviour policy's VLM, to be trained: on a GPU if this process has one, in the precision of its training."""
+    device = _device()
+    return Vlm.load(resolve(settings.vlm.model), device=device, dtype=held_in(settings.tuning, device))
 
 
 @lru_cache(maxsize=2)

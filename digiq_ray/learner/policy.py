@@ -26,7 +26,7 @@ from digiq_ray.learner.data import EpisodeOutline, StateKey, values_of
 from digiq_ray.learner.fingerprints import Fingerprints
 from digiq_ray.learner.likelihood import with_logprobs
 from digiq_ray.learner.material import Extraction, Material, Targets
-from digiq_ray.learner.models import load_critic, load_novelty, resolve
+from digiq_ray.learner.models import load_critic, load_novelty, trainable_vlm
 from digiq_ray.learner.paths import RunPaths
 from digiq_ray.learner.training import OnStep, train
 from digiq_ray.learner.versions import PolicyVersions
@@ -212,7 +212,7 @@ def train_policy(root: Path, method: str, settings: RunSettings, on_step: OnStep
     total = before + chosen.steps
     material = Material.open(root)
     found = extract(method, material, root, settings, lambda done, _: on_step(done, total))
-    vlm = Vlm.load(resolve(settings.vlm.model))
+    vlm = trainable_vlm(settings)
     probed = probed_states(material, settings.seed)
     items, probes = [], []
     for episode in material.stores.episodes.episodes():
@@ -240,6 +240,7 @@ def train_policy(root: Path, method: str, settings: RunSettings, on_step: OnStep
             seed=seed_of("policy", settings.seed),
             schedule=chosen.schedule,
             warmup=chosen.warmup,
+            tuning=settings.tuning,
         ),
     )
     material.stores.keep()
@@ -253,7 +254,7 @@ def train_policy(root: Path, method: str, settings: RunSettings, on_step: OnStep
         deadline=settings.learner.checkpoint_seconds,
         on_step=lambda done, _: on_step(before + done, total),
     )
-    vlm.model.eval()
+    trainer.finish()
     versions = PolicyVersions.of(paths, method)
     versions.publish(vlm.weights_hash, lambda hidden, version: vlm.save(hidden, version=version))
     moved = divergence(candidate_logprobs(vlm, probes), behaviour)
@@ -267,13 +268,14 @@ def _fingerprints(material: Material, found: Extraction, vlm: Vlm, settings: Run
     """
     targets = json.dumps([[*key, text, found.weight(key)] for key, text in sorted(found.targets.items())])
     chosen = settings.policy.model_dump(mode="json", exclude={"controls"})
+    tuning = settings.tuning.model_dump(mode="json", exclude={"checkpointing"})
     return Fingerprints(
         data={
             "episodes": material.stores.hashes["episodes"],
             "targets": hashlib.blake2b(targets.encode(), digest_size=16).hexdigest(),
         },
         features={"model": vlm.weights_hash, "prompt": vlm.template_name, "image": str(vlm.transform.fit)},
-        configuration={"seed": settings.seed, "policy": chosen},
+        configuration={"seed": settings.seed, "policy": chosen, "tuning": tuning},
     )
 
 

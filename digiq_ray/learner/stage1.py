@@ -19,7 +19,7 @@ from digiq_ray.core.settings import Metric, RunSettings
 from digiq_ray.diagnostics.labels import LabelledStep, label_quality
 from digiq_ray.learner.directories import publish_directory
 from digiq_ray.learner.fingerprints import Fingerprints
-from digiq_ray.learner.models import resolve
+from digiq_ray.learner.models import trainable_vlm
 from digiq_ray.learner.paths import RunPaths
 from digiq_ray.learner.pins import PinnedStores
 from digiq_ray.learner.training import OnStep, train
@@ -105,7 +105,7 @@ def finetune(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str, An
         StoreError: there is no step to learn from.
     """
     paths, chosen = RunPaths(root), settings.finetune
-    vlm = Vlm.load(resolve(settings.vlm.model))
+    vlm = trainable_vlm(settings)
     seen: list[LabelledStep] = []
     stores = PinnedStores.open(paths, "finetune", ["episodes"])
     training, held_out, distances = label(stores.episodes, vlm, settings, seen)
@@ -127,6 +127,7 @@ def finetune(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str, An
             seed=seed_of("stage 1", settings.seed),
             patience=chosen.patience,
             evaluate_every=chosen.evaluate_every,
+            tuning=settings.tuning,
         ),
         measured,
     )
@@ -138,7 +139,11 @@ def finetune(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str, An
         fingerprints=Fingerprints(
             data=stores.hashes,
             features={"model": vlm.weights_hash, "prompt": vlm.template_name, "image": str(vlm.transform.fit)},
-            configuration={"seed": settings.seed, "finetune": chosen.model_dump(mode="json")},
+            configuration={
+                "seed": settings.seed,
+                "finetune": chosen.model_dump(mode="json"),
+                "tuning": settings.tuning.model_dump(mode="json", exclude={"checkpointing"}),
+            },
         ),
         logs=paths.logs,
         every=settings.learner.checkpoint_every,
@@ -146,7 +151,7 @@ def finetune(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str, An
         on_step=on_step,
         stopped=lambda: trainer.stopped,
     )
-    vlm.model.eval()
+    trainer.finish()
     after = accuracy(vlm, measured)
     publish_directory(paths.model("feature_vlm"), lambda hidden: vlm.save(hidden, version="feature_vlm"))
     return {

@@ -8,15 +8,15 @@ divergence per token that the paper's Table 3 gives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from digiq_ray.vlm.batching import answer_logprobs
 from digiq_ray.vlm.model import Vlm
+from digiq_ray.vlm.packing import action_logprobs
 
 Array = NDArray[np.float64]
 
@@ -31,19 +31,27 @@ class ProbeState:
 
 
 def candidate_logprobs(vlm: Vlm, states: Sequence[ProbeState], *, batch: int = 64) -> list[Array]:
-    """Log-probability of each candidate's text, one array per state."""
+    """Log-probability of each candidate's text, one array per state; about ``batch`` texts are looked at together."""
     vlm.model.eval()
-    pairs = [(state, text) for state in states for text in state.texts]
     found: list[float] = []
     with torch.inference_mode():
-        for start in range(0, len(pairs), batch):
-            part = pairs[start : start + batch]
-            prompts = [[*state.prefix, *vlm.act_ids()] for state, _ in part]
-            answers = [vlm.answer_ids(text) for _, text in part]
-            logprobs, _ = answer_logprobs(vlm, [state.screen for state, _ in part], prompts, answers)
-            found += logprobs.sum(1).double().tolist()
+        for part in _parts(states, batch):
+            screens, prefixes = [state.screen for state in part], [state.prefix for state in part]
+            found += action_logprobs(vlm, screens, prefixes, [state.texts for state in part]).double().tolist()
     ends = np.cumsum([len(state.texts) for state in states])
     return np.split(np.array(found), ends[:-1]) if len(states) else []
+
+
+def _parts(states: Sequence[ProbeState], batch: int) -> Iterator[list[ProbeState]]:
+    """Whole states in turn, as many at a time as have ``batch`` texts together; one that has more comes alone."""
+    part: list[ProbeState] = []
+    for state in states:
+        if part and sum(len(one.texts) for one in [*part, state]) > batch:
+            yield part
+            part = []
+        part.append(state)
+    if part:
+        yield part
 
 
 def divergence(policy: Sequence[Array], behaviour: Sequence[Array]) -> float:

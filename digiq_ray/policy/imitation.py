@@ -3,34 +3,45 @@
 The loss is the mean over the batch of ``-weight * log p(action)``, summed over the action's tokens, without the
 original's clamp on probabilities, which takes the gradient away from just the tokens that need it. The loss ends only
 where a weight is negative and the action is improbable already: without that end it has no least value.
+
+Items of one state come in one batch, and their screen and prompt are computed once (``vlm.packing``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
 from digiq_ray.core.errors import InputError
 from digiq_ray.core.schedules import schedule
-from digiq_ray.core.settings import Schedule
-from digiq_ray.vlm.batching import answer_logprobs
+from digiq_ray.core.settings import Schedule, TuningSettings
 from digiq_ray.vlm.finetune import batches
 from digiq_ray.vlm.model import Vlm
+from digiq_ray.vlm.packing import action_logprobs
+from digiq_ray.vlm.tuning import Tuner
 
 _UNLIKELY = math.log(1e-3)  # an action of negative weight that is less probable than this is pushed no further
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One state with the action to imitate and its weight; a negative one makes the action less likely."""
+    """One state with the action to imitate and its weight; a negative one makes the action less likely.
+
+    Items are of one state if they have the same prefix and the same prepared screen (the same object).
+    """
 
     screen: dict[str, torch.Tensor]
     prefix: Sequence[int]
     action: str
     weight: float = 1.0
+
+    @property
+    def state(self) -> Hashable:
+        """The same for items of one state."""
+        return id(self.screen), tuple(self.prefix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +56,7 @@ class ImitationSettings:
     seed: int
     schedule: Schedule = "linear"
     warmup: int = 10
+    tuning: TuningSettings = field(default_factory=TuningSettings)
 
 
 class ImitationTrainer:
@@ -58,33 +70,50 @@ class ImitationTrainer:
         if not items:
             raise InputError("there is nothing to imitate: give at least one item")
         self.vlm, self.items, self.settings, self.steps = vlm, items, settings, settings.steps
-        self.vlm.model.train()
-        self.optimizer = torch.optim.AdamW(
-            vlm.model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        self._tuner = Tuner(
+            vlm,
+            settings.tuning,
+            rate=schedule(settings.schedule, settings.learning_rate, settings.steps, settings.warmup),
+            weight_decay=settings.weight_decay,
+            clip=settings.clip,
+            seed=settings.seed,
         )
+        self.optimizer = self._tuner.optimizer
         size = min(settings.batch, len(items))
-        self._order = dict(batches(len(items), size, settings.steps, settings.seed))
-        self._rate = schedule(settings.schedule, settings.learning_rate, settings.steps, settings.warmup)
+        states = [item.state for item in items]
+        self._order = dict(batches(len(items), size, settings.steps, settings.seed, together=states))
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """What a checkpoint holds."""
-        return {"policy": self.vlm.model}
+        return {"policy": self._tuner.module()}
 
     def step(self, index: int) -> dict[str, float]:
         """One update; returns the loss of the batch."""
         batch = [self.items[i] for i in self._order[index]]
-        prompts = [[*item.prefix, *self.vlm.act_ids()] for item in batch]
-        answers = [self.vlm.answer_ids(item.action) for item in batch]
-        logprobs, _ = answer_logprobs(self.vlm, [item.screen for item in batch], prompts, answers)
-        weights = torch.tensor([item.weight for item in batch], device=logprobs.device)
-        loss = weighted_loss(logprobs.sum(1), weights)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate(index)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.vlm.model.parameters(), self.settings.clip)
-        self.optimizer.step()
+        with self._tuner.autocast():
+            loss = imitation_loss(self.vlm, batch, packing=self.settings.tuning.packing)
+        self._tuner.update(index, loss)
         return {"loss": float(loss.detach())}
+
+    def finish(self) -> None:
+        """Ends the training: the model is one like any other again."""
+        self._tuner.finish()
+
+
+def imitation_loss(vlm: Vlm, items: Sequence[Item], *, packing: bool = True) -> torch.Tensor:
+    """``weighted_loss`` of items; those of one state share a row if ``packing``."""
+    rows: dict[Hashable, list[Item]] = {}
+    for item in items:
+        rows.setdefault(item.state, []).append(item)
+    logprobs = action_logprobs(
+        vlm,
+        [row[0].screen for row in rows.values()],
+        [row[0].prefix for row in rows.values()],
+        [[item.action for item in row] for row in rows.values()],
+        packing=packing,
+    )
+    weights = torch.tensor([item.weight for row in rows.values() for item in row], device=logprobs.device)
+    return weighted_loss(logprobs, weights)
 
 
 def weighted_loss(logprobs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

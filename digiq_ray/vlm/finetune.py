@@ -2,15 +2,16 @@
 
 One example is one step of an episode; its label comes from the pixels before and after. Asking about screen changes
 alone makes other things less readable (whether the screen fits the task), so each batch also rehearses what the model
-knew: the behaviour action is predicted beside the answer, with weight ``rehearsal``.
+knew: the behaviour action is predicted beside the answer, with weight ``rehearsal``. Both follow the same screen and
+prompt, which are computed once for the two where the model allows it (``packing.py``).
 Source: Digi-Q section 4.2; rehearsal is ours.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,10 +19,13 @@ from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
 from digiq_ray.core.errors import InputError, ModelError
-from digiq_ray.core.settings import Metric
+from digiq_ray.core.schedules import schedule
+from digiq_ray.core.settings import Metric, TuningSettings
 from digiq_ray.vlm.batching import Screens, answer_logprobs, inputs, pad
 from digiq_ray.vlm.early_stop import EarlyStop
 from digiq_ray.vlm.model import Vlm
+from digiq_ray.vlm.packing import can_pack, packed_states, text_logprobs
+from digiq_ray.vlm.tuning import Tuner
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +107,44 @@ def accuracy(vlm: Vlm, examples: Sequence[ChangeExample], batch: int = 128) -> f
     return right / len(examples)
 
 
-def stage1_loss(vlm: Vlm, examples: Sequence[ChangeExample], rehearsal: float) -> torch.Tensor:
+def stage1_loss(vlm: Vlm, examples: Sequence[ChangeExample], rehearsal: float, *, packing: bool = True) -> torch.Tensor:
     """Cross-entropy of the answer plus ``rehearsal`` times that of the behaviour action."""
-    return stage1_losses(vlm, examples, rehearsal)[0]
+    return stage1_losses(vlm, examples, rehearsal, packing=packing)[0]
 
 
-def stage1_losses(vlm: Vlm, examples: Sequence[ChangeExample], rehearsal: float) -> tuple[torch.Tensor, torch.Tensor]:
+def stage1_losses(
+    vlm: Vlm, examples: Sequence[ChangeExample], rehearsal: float, *, packing: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
     """``stage1_loss``, and the cross-entropy of the answer alone."""
     no, yes = answer_tokens(vlm)
-    screens = [example.screen for example in examples]
     targets = torch.tensor([yes if e.changed else no for e in examples], device=vlm.model.device)
-    answer = loss = cross_entropy(change_logits(vlm, screens, examples), targets)
-    if rehearsal > 0:
-        prompts = [[*example.prefix, *vlm.act_ids()] for example in examples]
-        logprobs, _ = answer_logprobs(vlm, screens, prompts, [vlm.answer_ids(e.action) for e in examples])
-        loss = loss - rehearsal * logprobs.sum(1).mean()
-    return loss, answer
+    if not rehearsal:
+        answer = cross_entropy(change_logits(vlm, [e.screen for e in examples], examples), targets)
+        return answer, answer
+    logits, logprobs = (_together if packing and can_pack(vlm) else _apart)(vlm, examples)
+    answer = cross_entropy(logits, targets)
+    return answer - rehearsal * logprobs.mean(), answer
+
+
+def _apart(vlm: Vlm, examples: Sequence[ChangeExample]) -> tuple[torch.Tensor, torch.Tensor]:
+    """``change_logits``, and the log-probabilities ``[B]`` of the behaviour actions, each from a pass of its own."""
+    screens = [example.screen for example in examples]
+    prompts = [[*example.prefix, *vlm.act_ids()] for example in examples]
+    logits = change_logits(vlm, screens, examples)
+    logprobs, _ = answer_logprobs(vlm, screens, prompts, [vlm.answer_ids(e.action) for e in examples])
+    return logits, logprobs.sum(1)
+
+
+def _together(vlm: Vlm, examples: Sequence[ChangeExample]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same, from one pass."""
+    answers = [vlm.answer_ids(example.action) for example in examples]
+    texts = [
+        [vlm.change_ids(example.action)[0], [*vlm.act_ids(), *answer[:-1]]]
+        for example, answer in zip(examples, answers, strict=True)
+    ]
+    states = packed_states(vlm, [e.screen for e in examples], [e.prefix for e in examples], texts)
+    asked, acted = states[::2], states[1::2]
+    return vlm.logits(torch.stack([one[-1] for one in asked])), text_logprobs(vlm, acted, answers)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -126,25 +152,35 @@ def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-def batches(count: int, size: int, steps: int, seed: int, start: int = 0) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """``(step, indices)`` for steps ``start`` to ``steps``: whole epochs in turn, resumable at any step."""
+def batches(
+    count: int, size: int, steps: int, seed: int, start: int = 0, together: Sequence[Hashable] | None = None
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """``(step, indices)`` for steps ``start`` to ``steps``: whole epochs in turn, resumable at any step.
+
+    Args:
+        count, size: Of the examples, and of a batch.
+        steps, start: Of the training, and the first one that is wanted.
+        seed: Decides the order in each epoch.
+        together: For each example what it belongs to; examples of the same follow each other in every epoch.
+    """
     per_epoch = max(1, count // size)
     epoch = start // per_epoch
-    order = epoch_order(count, seed, epoch)
+    order = _gathered(epoch_order(count, seed, epoch), together)
     for step in range(start, steps):
         if step // per_epoch != epoch:
             epoch = step // per_epoch
-            order = epoch_order(count, seed, epoch)
+            order = _gathered(epoch_order(count, seed, epoch), together)
         offset = (step % per_epoch) * size
         yield step, order[offset : offset + size]
 
 
-LearningRate = Callable[[int], float]
-
-
-def warm_then_linear(peak: float, steps: int, warmup: int, final: float = 0.1) -> LearningRate:
-    """Learning rate that rises over ``warmup`` steps, then falls in a line to ``final * peak``."""
-    return lambda step: peak * min(1.0, (step + 1) / max(1, warmup)) * (1.0 - (1.0 - final) * step / max(1, steps))
+def _gathered(order: NDArray[np.int64], together: Sequence[Hashable] | None) -> NDArray[np.int64]:
+    """``order`` with each example moved up behind the first one of those that it belongs together with."""
+    if together is None:
+        return order
+    first: dict[Hashable, int] = {}
+    places = [first.setdefault(together[example], place) for place, example in enumerate(order)]
+    return order[np.argsort(places, kind="stable")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +196,7 @@ class FinetuneSettings:
     seed: int
     patience: int = 0
     evaluate_every: int = 20
+    tuning: TuningSettings = field(default_factory=TuningSettings)
 
 
 class FinetuneTrainer:
@@ -184,16 +221,20 @@ class FinetuneTrainer:
         self.early_stop: EarlyStop | None = None
         if settings.patience:
             self.early_stop = EarlyStop(settings.steps, settings.evaluate_every, settings.patience)
-        self.vlm.model.train()
-        self.optimizer = torch.optim.AdamW(
-            vlm.model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        self._tuner = Tuner(
+            vlm,
+            settings.tuning,
+            rate=schedule("linear", settings.learning_rate, settings.steps, warmup=20),
+            weight_decay=settings.weight_decay,
+            clip=settings.clip,
+            seed=settings.seed,
         )
+        self.optimizer = self._tuner.optimizer
         self._order = dict(batches(len(examples), min(settings.batch, len(examples)), settings.steps, settings.seed))
-        self._rate = warm_then_linear(settings.learning_rate, settings.steps, warmup=20)
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """What a checkpoint holds."""
-        kept: dict[str, torch.nn.Module] = {"vlm": self.vlm.model}
+        kept = {"vlm": self._tuner.module()}
         return kept if self.early_stop is None else {**kept, "early_stop": self.early_stop}
 
     @property
@@ -204,15 +245,18 @@ class FinetuneTrainer:
     def step(self, index: int) -> dict[str, float]:
         """One update; returns the loss of the batch, and that of its answers alone."""
         examples = [self.examples[i] for i in self._order[index]]
-        loss, answer = stage1_losses(self.vlm, examples, self.settings.rehearsal)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate(index)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.vlm.model.parameters(), self.settings.clip)
-        self.optimizer.step()
+        with self._tuner.autocast():
+            loss, answer = stage1_losses(
+                self.vlm, examples, self.settings.rehearsal, packing=self.settings.tuning.packing
+            )
+        self._tuner.update(index, loss)
         if self.early_stop is not None and self.early_stop.is_due(index + 1):
             self.vlm.model.eval()
-            self.early_stop.note(accuracy(self.vlm, self._held_out))
+            with self._tuner.autocast():
+                self.early_stop.note(accuracy(self.vlm, self._held_out))
             self.vlm.model.train()
         return {"loss": float(loss.detach()), "answer_loss": float(answer.detach())}
+
+    def finish(self) -> None:
+        """Ends the training: the model is one like any other again."""
+        self._tuner.finish()

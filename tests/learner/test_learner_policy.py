@@ -4,9 +4,11 @@ from typing import get_args
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_runs import EXECUTED, make_run, make_settings, png
+from transformers import AutoModelForImageTextToText
 
-from digiq_ray.core.errors import StoreError
+from digiq_ray.core.errors import CheckpointMismatchError, StoreError
 from digiq_ray.core.settings import Control
 from digiq_ray.diagnostics.alarms import finetune_alarms
 from digiq_ray.learner import policy
@@ -108,7 +110,72 @@ def test_a_policy_training_that_is_killed_and_repeated_publishes_the_same_weight
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+def test_adapters_that_are_killed_and_repeated_publish_the_same_whole_model(tmp_path, model):
+    class Killed(BaseException):
+        pass
+
+    def kill(done: int, total: int) -> None:
+        if done == 3:
+            raise Killed
+
+    settings = settings_of(model, tuning={"method": "lora", "rank": 2, "dropout": 0.2, "checkpointing": True})
+    whole, killed = make_run(tmp_path / "whole"), make_run(tmp_path / "killed")
+    figures = train_policy(whole.root, "digi_q", settings, nothing)
+    with pytest.raises(Killed):
+        train_policy(killed.root, "digi_q", settings, kill)
+    (checkpoint,) = killed.checkpoints("digi_q").rglob("*.safetensors")
+    held = [name for name in load_file(checkpoint) if name.startswith("module/")]
+    assert held, "what is trained is there"
+    assert all("/lora_" in name for name in held), "and nothing else"
+    assert train_policy(killed.root, "digi_q", settings, nothing) == figures
+    for one, other in zip(weights(whole.model("digi_q")), weights(killed.model("digi_q")), strict=True):
+        assert torch.equal(one, other)
+    moved = zip(weights(model), weights(whole.model("digi_q")), strict=True)
+    assert any(not torch.equal(one, other) for one, other in moved)
+    loaded, info = AutoModelForImageTextToText.from_pretrained(whole.model("digi_q"), output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    for one, other in zip(loaded.state_dict().values(), weights(whole.model("digi_q")), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_policy_does_not_go_on_with_adapters_but_may_with_less_memory(tmp_path, model):
+    class Killed(BaseException):
+        pass
+
+    def kill(done: int, total: int) -> None:
+        if done == 3:
+            raise Killed
+
+    paths = make_run(tmp_path)
+    with pytest.raises(Killed):
+        train_policy(paths.root, "digi_q", settings_of(model), kill)
+    with pytest.raises(CheckpointMismatchError, match=r"configuration\.tuning\.method was 'full' and is 'lora'"):
+        train_policy(paths.root, "digi_q", settings_of(model, tuning={"method": "lora"}), nothing)
+    train_policy(paths.root, "digi_q", settings_of(model, tuning={"checkpointing": True}), nothing)
+
+
 # Stage 1.
+
+
+def test_stage_1_trains_adapters_and_a_kill_changes_nothing(tmp_path, model):
+    class Killed(BaseException):
+        pass
+
+    def kill(done: int, total: int) -> None:
+        if done == 5:
+            raise Killed
+
+    chosen = {"steps": 8, "batch": 4, "patience": 3, "evaluate_every": 2, "learning_rate": 5e-3}
+    settings = settings_of(model, finetune=chosen, tuning={"method": "lora", "dropout": 0.1})
+    whole, killed = make_run(tmp_path / "whole"), make_run(tmp_path / "killed")
+    figures = finetune(whole.root, settings, nothing)
+    assert figures["loss"][-1][1] < figures["loss"][0][1]
+    with pytest.raises(Killed):
+        finetune(killed.root, settings, kill)
+    assert finetune(killed.root, settings, nothing) == figures
+    pairs = zip(weights(whole.model("feature_vlm")), weights(killed.model("feature_vlm")), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_labels_come_from_the_pixels_before_and_after(tmp_path, model):

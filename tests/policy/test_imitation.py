@@ -11,7 +11,7 @@ import torch
 
 from digiq_ray.core.errors import InputError
 from digiq_ray.policy import best_of_n as extraction
-from digiq_ray.policy.imitation import ImitationSettings, ImitationTrainer, Item, weighted_loss
+from digiq_ray.policy.imitation import ImitationSettings, ImitationTrainer, Item, imitation_loss, weighted_loss
 from digiq_ray.vlm.batching import answer_logprobs
 from digiq_ray.vlm.sampling import sample
 
@@ -101,6 +101,40 @@ def test_the_loss_ends_only_for_actions_that_are_disliked_and_already_unlikely()
     weights = torch.tensor([1.0, -1.0, 1.0, -1.0])
     weighted_loss(logprobs, weights).backward()
     assert logprobs.grad.tolist() == [-0.25, 0.0, -0.25, 0.25]
+
+
+def test_items_of_one_state_have_the_same_loss_and_gradients_in_one_row(small_vlm, make_state):
+    red, green = (make_state(small_vlm, colour) for colour in COLOURS)
+    items = [
+        Item(*red, "back", 2.0),
+        Item(*green, "type green", 0.5),
+        Item(*red, "type red shop", -0.5),
+        Item(*red, "home"),
+    ]
+    found = []
+    for packing in (True, False):
+        small_vlm.model.zero_grad(set_to_none=True)
+        loss = imitation_loss(small_vlm, items, packing=packing)
+        loss.backward()
+        grads = [value.grad for value in small_vlm.model.parameters() if value.grad is not None]
+        found.append((float(loss.detach()), grads))
+    (loss, grads), (want, wanted) = found
+    assert loss == pytest.approx(want, abs=1e-5)
+    assert any(bool(grad.any()) for grad in grads)
+    for one, other in zip(grads, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_a_batch_runs_each_of_its_states_once(small_vlm, make_state):
+    states = [make_state(small_vlm, colour) for colour in [*COLOURS, (0, 0, 0)]]
+    items = [Item(*state, action) for action in ("back", "home", "type red") for state in states]
+    trainer, images = ImitationTrainer(small_vlm, items, settings(steps=3, batch=3)), []
+    small_vlm.model.model.register_forward_pre_hook(
+        lambda module, given, named: images.append(len(named["pixel_values"])), with_kwargs=True
+    )
+    for index in range(3):
+        trainer.step(index)
+    assert images == [1, 1, 1], "the three items of a state came together, and as one row"
 
 
 def test_without_items_there_is_nothing_to_train(small_vlm):

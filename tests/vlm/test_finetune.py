@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -23,7 +24,6 @@ from digiq_ray.vlm.finetune import (
     epoch_order,
     pixel_distance,
     stage1_loss,
-    warm_then_linear,
 )
 from digiq_ray.vlm.tiny import make_vlm
 from emulator_workers.simphone.lessons import random_phone, words
@@ -117,14 +117,22 @@ def test_each_epoch_has_an_order_of_its_own():
     assert all(sorted(order) == list(range(50)) for order in orders)
 
 
-def test_the_learning_rate_rises_and_then_falls_in_a_line():
-    rate = warm_then_linear(1.0, 100, warmup=10, final=0.1)
-    values = [rate(step) for step in range(100)]
-    assert values[0] < values[5] < max(values) <= 1.0
-    assert values.index(max(values)) == 9
-    falls = np.diff(values[10:])
-    assert np.allclose(falls, falls[0])
-    assert rate(100) == pytest.approx(0.1)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(1, 8), st.integers(0, 99))
+def test_what_belongs_together_follows_each_other_in_every_epoch(groups, size, seed):
+    size = min(size, len(groups))
+    per_epoch = len(groups) // size
+    drawn = [row for _, rows in batches(len(groups), size, 2 * per_epoch, seed, together=groups) for row in rows]
+    for epoch in (drawn[: per_epoch * size], drawn[per_epoch * size :]):
+        assert len(set(epoch)) == len(epoch)
+        ordered = [groups[row] for row in epoch]
+        assert sum(a != b for a, b in pairwise(ordered)) == len(set(ordered)) - 1
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 99))
+def test_examples_that_belong_to_nothing_else_come_in_the_usual_order(count, size, seed):
+    size = min(size, count)
+    usual, alone = (list(batches(count, size, 9, seed, together=groups)) for groups in (None, range(count)))
+    assert [(step, list(rows)) for step, rows in usual] == [(step, list(rows)) for step, rows in alone]
 
 
 # ---- losses
