@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from digiq_ray.core.moments import Moments
 from digiq_ray.core.settings import Aggregate, Loss, Normalise
@@ -152,14 +153,25 @@ class Heads(nn.Module):
             self.readout.start(head[-1])
         self.heads = nn.ModuleList(made)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Outputs of all heads, ``[heads, n, outputs]`` for ``[n, dim]`` features; what the loss takes."""
-        inputs = self.dropout(self.normalise(features))
+    def forward(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Outputs of all heads, ``[heads, n, outputs]`` for ``[n, dim]`` features; what the loss takes.
+
+        Args:
+            features: Of n rows.
+            mask: What dropout leaves of them, if that was drawn before (see ``mask``).
+        """
+        inputs = self.normalise(features)
+        inputs = self.dropout(inputs) if mask is None else inputs * mask
         return torch.stack([head(inputs) for head in self.heads])
 
-    def values(self, features: torch.Tensor) -> torch.Tensor:
+    def mask(self, rows: int) -> torch.Tensor:
+        """What dropout would leave of ones in so many features, ``[rows, dim]``: the same numbers, drawn in advance."""
+        ones = torch.ones(rows, len(self.normalise.mean), device=self.normalise.mean.device)
+        return functional.dropout(ones, self.dropout.p, self.training)
+
+    def values(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Values of all heads, ``[heads, n]``."""
-        return self.readout.values(self(features))
+        return self.readout.values(self(features, mask))
 
 
 class Critic(nn.Module):

@@ -16,6 +16,7 @@ from torch import nn
 
 from digiq_ray.core.schedules import schedule
 from digiq_ray.core.settings import CriticSettings
+from digiq_ray.core.spread import ALONE, Spread
 from digiq_ray.critic.dataset import EpisodeFrame
 from digiq_ray.critic.features import Features, Selection
 from digiq_ray.critic.heads import CriticShape, Heads, aggregated
@@ -83,6 +84,10 @@ class ValueTrainer:
         first, states: What the two learn from; see ``labelled``.
         settings: Updates, batch and learning rate are those of the critic.
         seed: Decides the batches; one depends on its step only.
+        spread: Over which processes; it may move the value functions to another device.
+
+    Raises:
+        InputError: a batch has fewer states than there are processes.
     """
 
     def __init__(
@@ -94,12 +99,15 @@ class ValueTrainer:
         settings: CriticSettings,
         *,
         seed: int,
+        spread: Spread = ALONE,
     ) -> None:
-        self.values, self.steps = values.train(), settings.steps
+        spread.require(settings.batch, "states")
+        self.values, self.steps, self._spread = values.train(), settings.steps, spread
         self._features, self._settings, self._seed = features, settings, seed
         self._parts = ((values.of_instructions, first), (values.of_states, states))
         for heads, part in self._parts:
             heads.normalise.fit(Selection(features, part.rows))
+        self._run = spread.replicated(values)
         self.optimizer = torch.optim.AdamW(
             values.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -112,11 +120,8 @@ class ValueTrainer:
     def step(self, index: int) -> dict[str, float]:
         """One update; returns the cross-entropies of the batch, the mean of two heads."""
         rng = np.random.default_rng([self._seed, index])
-        errors = []
-        for heads, part in self._parts:
-            drawn = torch.from_numpy(rng.integers(len(part.rows), size=self._settings.batch))
-            outputs = heads(self._features[part.rows[drawn]])
-            errors.append(heads.readout.error(outputs, part.labels[drawn]))
+        drawn = [torch.from_numpy(rng.integers(len(part.rows), size=self._settings.batch)) for _, part in self._parts]
+        errors = self._run(self._errors, drawn)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(index)
         self.optimizer.zero_grad(set_to_none=True)
@@ -124,4 +129,15 @@ class ValueTrainer:
         if self._settings.clip:
             torch.nn.utils.clip_grad_norm_(self.values.parameters(), self._settings.clip)
         self.optimizer.step()
-        return {"instruction_error": errors[0].item() / 2, "state_error": errors[1].item() / 2}
+        return self._spread.mean({"instruction_error": errors[0].item() / 2, "state_error": errors[1].item() / 2})
+
+    def _errors(self, drawn: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Of whole batches, the weighted errors of this process's part: of instructions and of states."""
+        spread, errors = self._spread, []
+        for (heads, part), rows in zip(self._parts, drawn, strict=True):
+            own = rows[spread.every]
+            mask = None if spread.size == 1 else heads.mask(len(rows))[spread.every]
+            outputs = heads(self._features[part.rows[own]].to(heads.normalise.mean.device), mask)
+            error = heads.readout.error(outputs, part.labels[own].to(outputs.device))
+            errors.append(spread.weight(len(own), len(rows)) * error)
+        return errors

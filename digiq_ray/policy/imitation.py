@@ -18,6 +18,7 @@ import torch
 from digiq_ray.core.errors import InputError
 from digiq_ray.core.schedules import schedule
 from digiq_ray.core.settings import Schedule, TuningSettings
+from digiq_ray.core.spread import ALONE, Spread
 from digiq_ray.vlm.finetune import batches
 from digiq_ray.vlm.model import Vlm
 from digiq_ray.vlm.packing import action_logprobs
@@ -62,14 +63,21 @@ class ImitationSettings:
 class ImitationTrainer:
     """Trains ``vlm`` on ``items``; which ones a step takes depends on the seed and its index only.
 
+    Args:
+        vlm: What is trained.
+        items: What to imitate.
+        settings: See there.
+        spread: Over which processes; the parameters of the model may be others from here on.
+
     Raises:
-        InputError: there is no item.
+        InputError: there is no item, or a batch has fewer than there are processes.
     """
 
-    def __init__(self, vlm: Vlm, items: Sequence[Item], settings: ImitationSettings) -> None:
+    def __init__(self, vlm: Vlm, items: Sequence[Item], settings: ImitationSettings, spread: Spread = ALONE) -> None:
         if not items:
             raise InputError("there is nothing to imitate: give at least one item")
         self.vlm, self.items, self.settings, self.steps = vlm, items, settings, settings.steps
+        self._spread = spread
         self._tuner = Tuner(
             vlm,
             settings.tuning,
@@ -77,9 +85,11 @@ class ImitationTrainer:
             weight_decay=settings.weight_decay,
             clip=settings.clip,
             seed=settings.seed,
+            spread=spread,
         )
         self.optimizer = self._tuner.optimizer
         size = min(settings.batch, len(items))
+        spread.require(size, "items")
         states = [item.state for item in items]
         self._order = dict(batches(len(items), size, settings.steps, settings.seed, together=states))
 
@@ -89,11 +99,12 @@ class ImitationTrainer:
 
     def step(self, index: int) -> dict[str, float]:
         """One update; returns the loss of the batch."""
-        batch = [self.items[i] for i in self._order[index]]
-        with self._tuner.autocast():
-            loss = imitation_loss(self.vlm, batch, packing=self.settings.tuning.packing)
+        batch = self._order[index]
+        items = [self.items[i] for i in batch[self._spread.stretch(len(batch))]]
+        weight = self._spread.weight(len(items), len(batch))
+        loss = weight * self._tuner.run(imitation_loss, self.vlm, items, packing=self.settings.tuning.packing)
         self._tuner.update(index, loss)
-        return {"loss": float(loss.detach())}
+        return self._spread.mean({"loss": float(loss.detach())})
 
     def finish(self) -> None:
         """Ends the training: the model is one like any other again."""

@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from digiq_ray.core.errors import InputError, ModelError
 from digiq_ray.core.schedules import schedule
 from digiq_ray.core.settings import Metric, TuningSettings
+from digiq_ray.core.spread import ALONE, Spread
 from digiq_ray.vlm.batching import Screens, answer_logprobs, inputs, pad
 from digiq_ray.vlm.early_stop import EarlyStop
 from digiq_ray.vlm.model import Vlm
@@ -207,6 +208,10 @@ class FinetuneTrainer:
         examples: To learn from.
         settings: See there.
         held_out: What accuracy is measured on, if ``settings.patience`` asks for it.
+        spread: Over which processes; the parameters of the model may be others from here on.
+
+    Raises:
+        InputError: a batch has fewer examples than there are processes.
     """
 
     def __init__(
@@ -215,9 +220,10 @@ class FinetuneTrainer:
         examples: Sequence[ChangeExample],
         settings: FinetuneSettings,
         held_out: Sequence[ChangeExample] = (),
+        spread: Spread = ALONE,
     ) -> None:
         self.vlm, self.examples, self.settings, self.steps = vlm, examples, settings, settings.steps
-        self._held_out = held_out
+        self._held_out, self._spread = held_out, spread
         self.early_stop: EarlyStop | None = None
         if settings.patience:
             self.early_stop = EarlyStop(settings.steps, settings.evaluate_every, settings.patience)
@@ -228,9 +234,12 @@ class FinetuneTrainer:
             weight_decay=settings.weight_decay,
             clip=settings.clip,
             seed=settings.seed,
+            spread=spread,
         )
         self.optimizer = self._tuner.optimizer
-        self._order = dict(batches(len(examples), min(settings.batch, len(examples)), settings.steps, settings.seed))
+        size = min(settings.batch, len(examples))
+        spread.require(size, "examples")
+        self._order = dict(batches(len(examples), size, settings.steps, settings.seed))
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """What a checkpoint holds."""
@@ -244,18 +253,18 @@ class FinetuneTrainer:
 
     def step(self, index: int) -> dict[str, float]:
         """One update; returns the loss of the batch, and that of its answers alone."""
-        examples = [self.examples[i] for i in self._order[index]]
-        with self._tuner.autocast():
-            loss, answer = stage1_losses(
-                self.vlm, examples, self.settings.rehearsal, packing=self.settings.tuning.packing
-            )
+        batch = self._order[index]
+        examples = [self.examples[i] for i in batch[self._spread.stretch(len(batch))]]
+        losses = self._tuner.run(
+            stage1_losses, self.vlm, examples, self.settings.rehearsal, packing=self.settings.tuning.packing
+        )
+        loss, answer = (self._spread.weight(len(examples), len(batch)) * each for each in losses)
         self._tuner.update(index, loss)
         if self.early_stop is not None and self.early_stop.is_due(index + 1):
             self.vlm.model.eval()
-            with self._tuner.autocast():
-                self.early_stop.note(accuracy(self.vlm, self._held_out))
+            self.early_stop.note(self._tuner.run(accuracy, self.vlm, self._held_out))
             self.vlm.model.train()
-        return {"loss": float(loss.detach()), "answer_loss": float(answer.detach())}
+        return self._spread.mean({"loss": float(loss.detach()), "answer_loss": float(answer.detach())})
 
     def finish(self) -> None:
         """Ends the training: the model is one like any other again."""

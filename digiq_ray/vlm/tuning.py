@@ -7,9 +7,8 @@ weights when it ends, so that what is published is a whole model in both cases.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
@@ -17,7 +16,11 @@ from torch import nn
 from digiq_ray.core.errors import ConfigError, ModelError
 from digiq_ray.core.schedules import LearningRate
 from digiq_ray.core.settings import TuningSettings
+from digiq_ray.core.spread import ALONE, Spread
 from digiq_ray.vlm.model import Vlm
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def held_in(settings: TuningSettings, device: str) -> torch.dtype:
@@ -35,6 +38,8 @@ class Tuner:
         rate: Of each update.
         weight_decay, clip: Of AdamW, and the largest norm of the gradient.
         seed: Decides the adapters' first weights.
+        spread: Over which processes. Each keeps a part of weights that all learn; of a model with adapters, which are
+            small, each keeps a whole one.
 
     Raises:
         ConfigError: no layer has the name of a target, or the model's code has no gradient checkpointing.
@@ -49,12 +54,14 @@ class Tuner:
         weight_decay: float,
         clip: float,
         seed: int,
+        spread: Spread = ALONE,
     ) -> None:
         self.vlm, self.settings, self._rate, self._clip = vlm, settings, rate, clip
         self._adapted = _with_adapters(vlm, settings, seed) if settings.method == "lora" else None
         if settings.checkpointing:
             _checkpoint_gradients(vlm.model)
         vlm.model.train()
+        self._run = spread.sharded(vlm.model) if self._adapted is None else spread.replicated(vlm.model)
         self._trained = {name: value for name, value in vlm.model.named_parameters() if value.requires_grad}
         self.optimizer = torch.optim.AdamW(self._trained.values(), weight_decay=weight_decay)
 
@@ -64,10 +71,11 @@ class Tuner:
             return self.vlm.model
         return nn.ParameterDict({name.replace(".", "/"): value for name, value in self._trained.items()})
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """In which losses are to be computed."""
+    def run(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """``work(*args, **kwargs)``, which computes with the model: all processes must run the same."""
         device = self.vlm.model.device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.settings.arithmetic(device) == "bfloat16")
+        with torch.autocast(device, torch.bfloat16, enabled=self.settings.arithmetic(device) == "bfloat16"):
+            return self._run(work, *args, **kwargs)
 
     def update(self, index: int, loss: torch.Tensor) -> None:
         """Update number ``index`` by the gradient of ``loss``."""
