@@ -19,6 +19,7 @@ from digiq_ray.critic.objectives import n_step
 from digiq_ray.critic.values import ValueHeads, ValueTrainer, labelled
 from digiq_ray.learner.critic import fingerprints_of, shape_of
 from digiq_ray.learner.data import MappedFeatures, frames, tensor, values_of
+from digiq_ray.learner.distributed import joined
 from digiq_ray.learner.material import Extraction, Material
 from digiq_ray.learner.paths import RunPaths
 from digiq_ray.learner.training import OnStep, train
@@ -52,13 +53,13 @@ def by_advantage(material: Material, q_values: Array, values: Array, weigh: Call
 
 def train_values(root: Path, material: Material, settings: RunSettings, on_step: OnStep) -> ValueHeads:
     """DigiRL's value functions, trained on the states of the run."""
-    paths, chosen, view = RunPaths(root), settings.critic, material.views.states
+    paths, chosen, view, spread = RunPaths(root), settings.critic, material.views.states, joined()
     first, states = labelled(list(frames(material.episodes, material.candidates, material.index)))
     seed = seed_of("values", settings.seed)
     values = ValueHeads(shape_of(chosen, view.dim, view.dim), seed=seed)
     material.stores.keep()
     train(
-        ValueTrainer(values, MappedFeatures(view), first, states, chosen, seed=seed),
+        ValueTrainer(values, MappedFeatures(view), first, states, chosen, seed=seed, spread=spread),
         name="digirl_values",
         checkpoints=paths.checkpoints("digirl_values", settings.learner.checkpoints),
         fingerprints=fingerprints_of(material.stores, view.fingerprint, settings),
@@ -66,8 +67,9 @@ def train_values(root: Path, material: Material, settings: RunSettings, on_step:
         every=10 * settings.learner.checkpoint_every,
         deadline=settings.learner.checkpoint_seconds,
         on_step=on_step,
+        spread=spread,
     )
-    return values.eval()
+    return values.eval().cpu()
 
 
 def digirl(material: Material, values: ValueHeads, chosen: PolicySettings) -> Extraction:

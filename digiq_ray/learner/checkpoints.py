@@ -18,12 +18,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from digiq_ray.core.errors import CheckpointMismatchError, DigiQError, DiskFullError, StoreError
 from digiq_ray.learner.background import Background
@@ -38,7 +37,21 @@ _FILE = re.compile(r"(\d{8,})\.(safetensors|json)")
 _FORMAT = 1
 _PATIENCE_S = 600.0
 
-Modules = Mapping[str, nn.Module]
+
+class Saved(Protocol):
+    """What has a state: a module, an optimiser."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state."""
+        ...
+
+
+class Loaded(Protocol):
+    """What takes a state."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
+        """Takes it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +95,7 @@ class Checkpoints:
                 raise
             error.add_note(str(failed))
 
-    def save(self, step: int, modules: Modules, optimizer: torch.optim.Optimizer, curves: Curves) -> None:
+    def save(self, step: int, modules: Mapping[str, Saved], optimizer: Saved, curves: Curves) -> None:
         """Copies the state before ``step`` and begins to publish the copy; what came before is then removed.
 
         Waits first for a checkpoint that is still being written. What goes wrong with this one is raised by ``check``,
@@ -115,7 +128,7 @@ class Checkpoints:
         """Returns when every checkpoint that was begun is published; raises what ``save`` names."""
         self._writing.wait()
 
-    def restore(self, modules: Modules, optimizer: torch.optim.Optimizer) -> Restored | None:
+    def restore(self, modules: Mapping[str, Loaded], optimizer: Loaded) -> Restored | None:
         """Loads the newest checkpoint, if there is one, and removes what writers that died left behind.
 
         Raises:
@@ -171,7 +184,7 @@ class Checkpoints:
                 ) from error
             raise
 
-    def _load(self, stem: str, modules: Modules, optimizer: torch.optim.Optimizer) -> Restored:
+    def _load(self, stem: str, modules: Mapping[str, Loaded], optimizer: Loaded) -> Restored:
         with self._directory.reading(stem + _MANIFEST) as file:
             content = bytes(file.read())
         manifest = json.loads(content)
@@ -194,9 +207,7 @@ class Checkpoints:
         self._directory.remove(stem + _TENSORS)
 
 
-def _state(
-    modules: Modules, optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]:
+def _state(modules: Mapping[str, Saved], optimizer: Saved) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]:
     """All tensors of a training, by name, and its optimiser's groups and numbers."""
     tensors = {
         f"module/{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()
@@ -225,7 +236,7 @@ def _copied(tensors: Mapping[str, torch.Tensor], into: Mapping[str, torch.Tensor
 
 
 def _give(
-    tensors: Mapping[str, torch.Tensor], manifest: Mapping[str, Any], modules: Modules, optimizer: torch.optim.Optimizer
+    tensors: Mapping[str, torch.Tensor], manifest: Mapping[str, Any], modules: Mapping[str, Loaded], optimizer: Loaded
 ) -> None:
     """The reverse of ``_state``."""
     for name, module in modules.items():

@@ -15,11 +15,13 @@ from digiq_ray.critic.training import CriticTrainer
 from digiq_ray.diagnostics.bounds import value_bound
 from digiq_ray.learner.critic_figures import extremes, figures_of, novelty_figures
 from digiq_ray.learner.data import FeatureViews
+from digiq_ray.learner.distributed import joined
 from digiq_ray.learner.events import log_figures
 from digiq_ray.learner.fingerprints import Fingerprints
 from digiq_ray.learner.models import save_critic
 from digiq_ray.learner.paths import RunPaths
 from digiq_ray.learner.pins import PinnedStores
+from digiq_ray.learner.shared import by_first, found_by_first
 from digiq_ray.learner.training import OnStep, train
 from digiq_ray.learner.training_data import training_data
 from digiq_ray.store.fingerprint import Fingerprint
@@ -39,11 +41,12 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep, *, name: st
         StoreError: there is nothing to train on, or a reward or a feature is not a finite number.
         FingerprintMismatchError: the features were made in another way than the settings say.
     """
-    paths, chosen = RunPaths(root), settings.critic
+    paths, chosen, spread = RunPaths(root), settings.critic, joined()
     stores = PinnedStores.open(paths)
     views = FeatureViews.open(paths.features, stores.snapshots)
     require_configured(views.states.fingerprint, settings.features, paths.model("feature_vlm"))
-    found = training_data(paths.checkpoints(f"{name}_data"), stores, views, chosen)
+    place = paths.checkpoints(f"{name}_data")
+    found = found_by_first(spread, lambda: training_data(place, stores, views, chosen))
     if not found.about.rewarded:
         raise StoreError(
             f"none of {found.about.episodes} episodes has a reward, so Q would be the same everywhere: collect more "
@@ -55,7 +58,7 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep, *, name: st
     critic.q_heads.normalise.fit(data.action_features)
     novelty = Novelty(views.states.dim)
     novelty.fit(data.state_features)
-    trainer = CriticTrainer(critic, data, chosen, seed=seed)
+    trainer = CriticTrainer(critic, data, chosen, seed=seed, spread=spread)
     stores.keep()
     figures = train(
         trainer,
@@ -66,11 +69,12 @@ def train_critic(root: Path, settings: RunSettings, on_step: OnStep, *, name: st
         every=10 * settings.learner.checkpoint_every,
         deadline=settings.learner.checkpoint_seconds,
         on_step=on_step,
+        spread=spread,
     )
-    critic.eval()
-    save_critic(critic, novelty, paths.model(name))
+    critic.eval().cpu()
+    by_first(spread, lambda: save_critic(critic, novelty, paths.model(name)))
     far = novelty_figures(novelty, data.state_features, settings.policy.max_novelty)
-    log_figures(paths.logs, name, far)
+    by_first(spread, lambda: log_figures(paths.logs, name, far))
     return {
         "rows": len(data),
         "episodes_left_out": found.about.left_out,

@@ -23,11 +23,14 @@ from digiq_ray.core.settings import PolicySettings, RunSettings
 from digiq_ray.learner.baselines import by_advantage, digirl, train_values
 from digiq_ray.learner.critic import train_monte_carlo
 from digiq_ray.learner.data import EpisodeOutline, StateKey, values_of
+from digiq_ray.learner.distributed import joined
 from digiq_ray.learner.fingerprints import Fingerprints
 from digiq_ray.learner.likelihood import with_logprobs
 from digiq_ray.learner.material import Extraction, Material, Targets
 from digiq_ray.learner.models import load_critic, load_novelty, trainable_vlm
 from digiq_ray.learner.paths import RunPaths
+from digiq_ray.learner.sharding import whole_vlm
+from digiq_ray.learner.shared import by_first
 from digiq_ray.learner.training import OnStep, train
 from digiq_ray.learner.versions import PolicyVersions
 from digiq_ray.policy.best_of_n import Choice, StateCandidates, best_of_n, draw, random_candidate
@@ -207,7 +210,7 @@ def train_policy(root: Path, method: str, settings: RunSettings, on_step: OnStep
         How many items were imitated (``rows``), figures about the choice, how far the policy moved (``kl``, see
         ``policy.divergence``), and the curve of the loss.
     """
-    paths, chosen = RunPaths(root), settings.policy
+    paths, chosen, spread = RunPaths(root), settings.policy, joined()
     before = settings.critic.steps if method in ("digirl", "mc") else 0
     total = before + chosen.steps
     material = Material.open(root)
@@ -228,6 +231,7 @@ def train_policy(root: Path, method: str, settings: RunSettings, on_step: OnStep
             if key in probed:
                 probes.append(ProbeState(screen, prefix, material.candidates[key].texts))
     behaviour = candidate_logprobs(vlm, probes)
+    fingerprints = _fingerprints(material, found, vlm, settings)
     trainer = ImitationTrainer(
         vlm,
         items,
@@ -242,23 +246,30 @@ def train_policy(root: Path, method: str, settings: RunSettings, on_step: OnStep
             warmup=chosen.warmup,
             tuning=settings.tuning,
         ),
+        spread,
     )
     material.stores.keep()
     curves = train(
         trainer,
         name=method,
         checkpoints=paths.checkpoints(method, settings.learner.checkpoints),
-        fingerprints=_fingerprints(material, found, vlm, settings),
+        fingerprints=fingerprints,
         logs=paths.logs,
         every=settings.learner.checkpoint_every,
         deadline=settings.learner.checkpoint_seconds,
         on_step=lambda done, _: on_step(before + done, total),
+        spread=spread,
     )
     trainer.finish()
+    vlm = whole_vlm(vlm, lambda: trainable_vlm(settings))
     versions = PolicyVersions.of(paths, method)
-    versions.publish(vlm.weights_hash, lambda hidden, version: vlm.save(hidden, version=version))
+    by_first(spread, lambda: _publish(vlm, versions))
     moved = divergence(candidate_logprobs(vlm, probes), behaviour)
     return {"rows": len(items), **found.figures, "kl": moved, "loss": curves.get("loss", [])}
+
+
+def _publish(vlm: Vlm, versions: PolicyVersions) -> None:
+    versions.publish(vlm.weights_hash, lambda hidden, version: vlm.save(hidden, version=version))
 
 
 def _fingerprints(material: Material, found: Extraction, vlm: Vlm, settings: RunSettings) -> Fingerprints:

@@ -18,10 +18,13 @@ from digiq_ray.core.rng import seed_of
 from digiq_ray.core.settings import Metric, RunSettings
 from digiq_ray.diagnostics.labels import LabelledStep, label_quality
 from digiq_ray.learner.directories import publish_directory
+from digiq_ray.learner.distributed import joined
 from digiq_ray.learner.fingerprints import Fingerprints
 from digiq_ray.learner.models import trainable_vlm
 from digiq_ray.learner.paths import RunPaths
 from digiq_ray.learner.pins import PinnedStores
+from digiq_ray.learner.sharding import whole_vlm
+from digiq_ray.learner.shared import by_first
 from digiq_ray.learner.training import OnStep, train
 from digiq_ray.store.episodes import EpisodeStore
 from digiq_ray.vlm.finetune import ChangeExample, FinetuneSettings, FinetuneTrainer, accuracy, pixel_distance
@@ -104,7 +107,7 @@ def finetune(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str, An
     Raises:
         StoreError: there is no step to learn from.
     """
-    paths, chosen = RunPaths(root), settings.finetune
+    paths, chosen, spread = RunPaths(root), settings.finetune, joined()
     vlm = trainable_vlm(settings)
     seen: list[LabelledStep] = []
     stores = PinnedStores.open(paths, "finetune", ["episodes"])
@@ -114,6 +117,15 @@ def finetune(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str, An
     measured = held_out or training
     changed = sum(example.changed for example in measured) / len(measured)
     before = accuracy(vlm, measured)
+    fingerprints = Fingerprints(
+        data=stores.hashes,
+        features={"model": vlm.weights_hash, "prompt": vlm.template_name, "image": str(vlm.transform.fit)},
+        configuration={
+            "seed": settings.seed,
+            "finetune": chosen.model_dump(mode="json"),
+            "tuning": settings.tuning.model_dump(mode="json", exclude={"checkpointing"}),
+        },
+    )
     trainer = FinetuneTrainer(
         vlm,
         training or held_out,
@@ -130,30 +142,26 @@ def finetune(root: Path, settings: RunSettings, on_step: OnStep) -> dict[str, An
             tuning=settings.tuning,
         ),
         measured,
+        spread,
     )
     stores.keep()
     figures = train(
         trainer,
         name="finetune",
         checkpoints=paths.checkpoints("finetune", settings.learner.checkpoints),
-        fingerprints=Fingerprints(
-            data=stores.hashes,
-            features={"model": vlm.weights_hash, "prompt": vlm.template_name, "image": str(vlm.transform.fit)},
-            configuration={
-                "seed": settings.seed,
-                "finetune": chosen.model_dump(mode="json"),
-                "tuning": settings.tuning.model_dump(mode="json", exclude={"checkpointing"}),
-            },
-        ),
+        fingerprints=fingerprints,
         logs=paths.logs,
         every=settings.learner.checkpoint_every,
         deadline=settings.learner.checkpoint_seconds,
         on_step=on_step,
         stopped=lambda: trainer.stopped,
+        spread=spread,
     )
     trainer.finish()
+    vlm = whole_vlm(vlm, lambda: trainable_vlm(settings))
     after = accuracy(vlm, measured)
-    publish_directory(paths.model("feature_vlm"), lambda hidden: vlm.save(hidden, version="feature_vlm"))
+    final = paths.model("feature_vlm")
+    by_first(spread, lambda: publish_directory(final, lambda hidden: vlm.save(hidden, version="feature_vlm")))
     return {
         "rows": len(training) + len(held_out),
         "accuracy": after,

@@ -20,9 +20,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from digiq_ray.core.errors import DigiQError
 from digiq_ray.core.rng import seed_of
+from digiq_ray.core.spread import ALONE, Spread
 from digiq_ray.learner.checkpoints import Checkpoints
 from digiq_ray.learner.curves import Curves, Figures
 from digiq_ray.learner.fingerprints import Fingerprints
+from digiq_ray.learner.shared import restore_checkpoint, save_checkpoint
 from digiq_ray.store.directory import StorePath
 
 OnStep = Callable[[int, int], None]
@@ -63,6 +65,7 @@ def train(
     deadline: float = 600.0,
     points: int = 60,
     stopped: Callable[[], bool] = lambda: False,
+    spread: Spread = ALONE,
 ) -> Figures:
     """Trains to the end, going on from the newest checkpoint.
 
@@ -77,6 +80,7 @@ def train(
         deadline: Seconds that the writing of a checkpoint may take longer than the steps to the next one.
         points: How many points a curve has at most; each is the mean over the steps since the one before.
         stopped: Asked after each step whether to end before the last; must depend on what a checkpoint holds only.
+        spread: Over which processes; the first of them writes.
 
     Returns:
         Curves: ``{figure: [[step, value], ...]}``, up to the last step.
@@ -90,11 +94,12 @@ def train(
     """
     with ExitStack() as ends:
         kept = ends.enter_context(Checkpoints(checkpoints, fingerprints, deadline=deadline))
-        restored = kept.restore(trainer.modules(), trainer.optimizer)
+        restored = restore_checkpoint(spread, kept, trainer.modules(), trainer.optimizer)
         start, curves = (restored.step, restored.curves) if restored else (0, Curves.of(trainer.steps, points))
         purge = start + 1 if restored else None  # a training that died may have written points past its checkpoint
         ends.enter_context(torch.random.fork_rng(devices=[]))
-        writer = ends.enter_context(SummaryWriter(str(logs / name), purge_step=purge))
+        first = spread.rank == 0
+        writer = ends.enter_context(SummaryWriter(str(logs / name), purge_step=purge)) if first else None
         for index in range(start, trainer.steps):
             torch.manual_seed(seed_of(name, index))  # for dropout, where a model has it
             figures = trainer.step(index)
@@ -102,10 +107,11 @@ def train(
             done = index + 1
             ended = done == trainer.steps or stopped()
             for figure, value in curves.add(done, figures, last=ended).items():
-                writer.add_scalar(f"{name}/{figure}", value, done)
+                if writer is not None:
+                    writer.add_scalar(f"{name}/{figure}", value, done)
             kept.check()
             if done % every == 0 and not ended:
-                kept.save(done, trainer.modules(), trainer.optimizer, curves)
+                save_checkpoint(spread, kept, done, trainer.modules(), trainer.optimizer, curves)
             on_step(done, trainer.steps)
             if ended:
                 break

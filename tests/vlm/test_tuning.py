@@ -44,8 +44,7 @@ def train(vlm, settings, steps=6, rate=2e-3):
     """The tuner after some updates, and the losses."""
     tuner, examples, losses = tuner_of(vlm, settings, rate), examples_of(vlm), []
     for index in range(steps):
-        with tuner.autocast():
-            loss = stage1_loss(vlm, examples, 0.5)
+        loss = tuner.run(stage1_loss, vlm, examples, 0.5)
         tuner.update(index, loss)
         losses.append(float(loss.detach()))
     return tuner, losses
