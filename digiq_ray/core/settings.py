@@ -315,6 +315,10 @@ class LearnerSettings(Section):
     """The central learner."""
 
     processes: int = Field(2, ge=1, description="learner actors; several policies train at once")
+    workers: int = Field(
+        1, ge=1, description="processes that each training is spread over by Ray Train; the result is the same"
+    )
+    use_gpu: bool = Field(False, description="each of these workers has a GPU of its own; else they compute on CPUs")
     stall_seconds: float = Field(
         1800.0, gt=0, description="a training or bulk stage that moves nothing for so long fails"
     )
@@ -325,6 +329,11 @@ class LearnerSettings(Section):
     checkpoint_seconds: float = Field(
         600.0, gt=0, description="a checkpoint that is not written after so long fails the training"
     )
+
+    @property
+    def spread(self) -> bool:
+        """Whether Ray Train carries out the trainings."""
+        return self.workers > 1 or self.use_gpu
 
 
 class RunSettings(Section):
@@ -352,6 +361,14 @@ class RunSettings(Section):
     @classmethod
     def _preset_is_below(cls, data: Any) -> Any:
         return with_preset(data) if isinstance(data, Mapping) else data
+
+    @model_validator(mode="after")
+    def _batches_can_be_shared(self) -> RunSettings:
+        for name in ("finetune", "critic", "policy"):
+            batch = getattr(self, name).batch
+            if self.learner.workers > batch:
+                raise ValueError(f"{name}.batch={batch} cannot be shared among learner.workers={self.learner.workers}")
+        return self
 
     @model_validator(mode="after")
     def _support_fits(self) -> RunSettings:

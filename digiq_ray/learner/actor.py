@@ -26,9 +26,10 @@ class Learner:
     def run(self, training: Training, *arguments: Any) -> dict[str, Any]:
         """Calls ``training(*arguments, on_step)`` and returns its figures."""
         self._progress = (0, 0)
-        return training(*arguments, self._on_step)
+        return training(*arguments, self.note)
 
-    def _on_step(self, done: int, total: int) -> None:
+    def note(self, done: int, total: int) -> None:
+        """Takes how far the present training is."""
         self._progress = (done, total)
 
     def progress(self) -> tuple[int, int]:

@@ -48,9 +48,12 @@ class Cluster(Protocol):
         ...
 
     def learn(
-        self, trainings: Sequence[tuple[Training, tuple[Any, ...]]], on_progress: OnProgress
+        self, trainings: Sequence[tuple[Training, tuple[Any, ...]]], on_progress: OnProgress, *, alone: bool = False
     ) -> list[dict[str, Any]]:
-        """Carries out trainings, several at once where there is room; figures in the order given."""
+        """Carries out trainings, several at once where there is room; figures in the order given.
+
+        Those of a model are spread over ``learner.workers`` processes each; ``alone`` is for what trains nothing.
+        """
         ...
 
     def close(self) -> None:
@@ -97,7 +100,7 @@ class SerialCluster:
         return total
 
     def learn(
-        self, trainings: Sequence[tuple[Training, tuple[Any, ...]]], on_progress: OnProgress
+        self, trainings: Sequence[tuple[Training, tuple[Any, ...]]], on_progress: OnProgress, *, alone: bool = False
     ) -> list[dict[str, Any]]:
         """See ``Cluster``."""
         results = []

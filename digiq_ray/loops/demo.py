@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from digiq_ray.core.errors import InputError
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.evaluation.html import render_report
 from digiq_ray.loops.alarms import stage_alarms
@@ -38,6 +39,8 @@ class Show(Protocol):
 def make_cluster(settings: RunSettings, serial: bool) -> Cluster:
     """Where a run's parts work: this process, or Ray."""
     if serial:
+        if settings.learner.spread:
+            raise InputError("learner.workers and learner.use_gpu are for trainings on Ray: leave out --serial")
         return SerialCluster(settings)
     from digiq_ray.loops.ray_cluster import RayCluster
 

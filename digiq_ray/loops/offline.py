@@ -49,7 +49,7 @@ def _train_policies(run: Run, cluster: Cluster, seen: OnProgress) -> dict[str, A
 
 
 def _rank(run: Run, cluster: Cluster, seen: OnProgress) -> dict[str, Any]:
-    return cluster.learn([(rank, (run.root, run.settings))], seen)[0]
+    return cluster.learn([(rank, (run.root, run.settings))], seen, alone=True)[0]
 
 
 RECIPE = (

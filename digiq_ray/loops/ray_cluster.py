@@ -21,6 +21,7 @@ import torch
 from digiq_ray.core.errors import InputError, WorkerLostError
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.learner.actor import CONTROL, Learner, Training
+from digiq_ray.learner.worker_group import WorkerGroup
 from digiq_ray.loops.clusters import OnProgress
 from digiq_ray.loops.patience import Patience
 from digiq_ray.loops.pipeline import run_pipeline
@@ -68,12 +69,12 @@ def _join(address: str) -> None:
 
 
 def _start(settings: RunSettings) -> None:
-    devices = backend(settings).resources
+    devices, learner = backend(settings).resources, settings.learner
     with _one_thread():
         ray.init(
             "local",
             resources={name: amount * settings.devices.workers for name, amount in devices.items()},
-            num_cpus=max(2, os.cpu_count() or 2),
+            num_cpus=max(2, os.cpu_count() or 2, learner.processes * learner.workers),
             include_dashboard=False,
             logging_level=logging.ERROR,
             log_to_driver=False,
@@ -145,15 +146,18 @@ class RayCluster:
         return run_pipeline(work, shards, self._hired_engines(), on_progress, stall=stall)
 
     def learn(
-        self, trainings: Sequence[tuple[Training, tuple[Any, ...]]], on_progress: OnProgress
+        self, trainings: Sequence[tuple[Training, tuple[Any, ...]]], on_progress: OnProgress, *, alone: bool = False
     ) -> list[dict[str, Any]]:
         """See ``Cluster``."""
-        wanted = min(self._settings.learner.processes, len(trainings))
+        chosen = self._settings.learner
+        if chosen.spread and not alone:
+            trainings = [(WorkerGroup(training, chosen), arguments) for training, arguments in trainings]
+        wanted = min(chosen.processes, len(trainings))
         hire = ray.remote(concurrency_groups={CONTROL: 1})(Learner).options(
             num_cpus=0, max_restarts=3, max_task_retries=3
         )
         self._learners += [hire.remote() for _ in range(wanted - len(self._learners))]
-        return _Trainings(self._learners, trainings, on_progress, self._settings.learner.stall_seconds).run()
+        return _Trainings(self._learners, trainings, on_progress, chosen.stall_seconds).run()
 
     def close(self) -> None:
         """Ends engines and learners, and Ray if it was started here."""
