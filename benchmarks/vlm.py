@@ -7,7 +7,8 @@ screenshots that none of them has seen:
 above the wanted one cut off, for candidates ``generate`` with ``num_return_sequences``. On a CPU it is measured with
 one thread and with all, and the better one counts. *prefix* is this project's Transformers engine, which runs a
 state's image and task once. *vllm* is this project's vLLM engine, with its prefix cache. All three begin with the
-encoded screenshot and end with arrays and texts.
+encoded screenshot and end with arrays and texts. Candidates are measured a second time with one token each: that is
+what reading the prompt costs, and the rest is what writing costs.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +45,18 @@ Times = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One kind of work: its name, and how many rows (features, or candidates) each screenshot gets."""
+    """One kind of work: its name, how many rows (features, or candidates) each screenshot gets, and of which length."""
 
     name: str
     rows: int
     screens: int
+    tokens: int = TOKENS
+
+    @property
+    def label(self) -> str:
+        """Its name in the table."""
+        short = "" if self.name == "features" or self.tokens == TOKENS else f"_{self.tokens}_token"
+        return f"{self.name}_{self.rows}{short}"
 
 
 class Batched:
@@ -70,7 +79,7 @@ class Batched:
         return np.asarray(hidden[:, -1].float().cpu().numpy())
 
     @torch.inference_mode()
-    def candidates(self, request: ActRequest, samples: int) -> list[str]:
+    def candidates(self, request: ActRequest, samples: int, tokens: int) -> list[str]:
         """Sampled texts."""
         vlm = self._policy
         screen = vlm.transform.prepare(request.screen)
@@ -81,7 +90,7 @@ class Batched:
             **vlm.transform.batch([screen], self._dtype),
         }
         found = vlm.model.generate(
-            **self._there(inputs), do_sample=True, top_k=0, max_new_tokens=TOKENS, num_return_sequences=samples
+            **self._there(inputs), do_sample=True, top_k=0, max_new_tokens=tokens, num_return_sequences=samples
         )
         return [vlm.text_of(row[ids.shape[1] :].tolist()) for row in found]
 
@@ -128,7 +137,7 @@ def ways_of(work: Work, batched: Batched, prefix: Engine, vllm: Engine, model: s
             if work.name == "features":
                 batched.features(request, row)
             else:
-                batched.candidates(request, work.rows)
+                batched.candidates(request, work.rows, work.tokens)
 
     def by(engine: Engine) -> Callable[[Sequence[ActRequest], Sequence[Sequence[str]]], None]:
         def run(asked: Sequence[ActRequest], texts: Sequence[Sequence[str]]) -> None:
@@ -159,7 +168,7 @@ def ratios_of(work: Work, found: Mapping[str, Sequence[float]]) -> dict[str, Spr
         found: Rows a second of each way, in order of the repeats.
     """
     plain, shared, vllm = best(found, "batched"), best(found, "prefix"), best(found, "vllm")
-    end = f"_k{work.rows}" if work.name == "features" else ""
+    end = f"_k{work.rows}" if work.name == "features" else work.label.removeprefix(f"{work.name}_{work.rows}")
     return {
         f"{work.name}_vllm_over_hf{end}": ratio(vllm, plain),
         f"{work.name}_prefix_over_naive{end}": ratio(shared, plain),
@@ -174,7 +183,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)  # of vLLM's processes
     shape, repeats = SHAPES[given.shape], 1 if given.quick else 3
     layer = shape.layers // 2
-    kinds = [Work("features", 16, 2), Work("features", 64, 1), Work("candidates", 16, 2)]
+    kinds = [Work("features", 16, 2), Work("features", 64, 1), Work("candidates", 16, 2), Work("candidates", 16, 2, 1)]
     rows: list[dict[str, Any]] = []
     ratios: dict[str, Spread] = {}
     with tempfile.TemporaryDirectory() as place:
@@ -182,23 +191,23 @@ def main() -> None:
         size = save_random(shape, Path(place), dtype)
         gc.collect()
         batched = Batched(Path(place), layer, "cuda" if cuda else "cpu", dtype)
-        prefix, vllm = (open_engine(kind, max_tokens=TOKENS, batch=64) for kind in ("transformers", "vllm"))
-        try:
-            for work in kinds:
-                ways = ways_of(work, batched, prefix, vllm, place, layer)
-                console.print(f"[dim]{work.name}, {work.rows} a screenshot: warming up[/]")
-                interleave(ways, 1)
-                found = interleave(ways, repeats, console)
-                label = f"{work.name}_{work.rows}"
-                for name, speeds in found.items():
-                    rows.append({"work": label, "way": name, "rows_per_second": Spread.of(speeds)})
-                ratios |= ratios_of(work, found)
-        finally:
-            prefix.close()
-            vllm.close()
+        for tokens, group in groupby(kinds, key=lambda work: work.tokens):
+            prefix, vllm = (open_engine(kind, max_tokens=tokens, batch=64) for kind in ("transformers", "vllm"))
+            try:
+                for work in group:
+                    ways = ways_of(work, batched, prefix, vllm, place, layer)
+                    console.print(f"[dim]{work.label.replace('_', ' ')} a screenshot: warming up[/]")
+                    interleave(ways, 1)
+                    found = interleave(ways, repeats, console)
+                    for name, speeds in found.items():
+                        rows.append({"work": work.label, "way": name, "rows_per_second": Spread.of(speeds)})
+                    ratios |= ratios_of(work, found)
+            finally:
+                prefix.close()
+                vllm.close()
     notes = [
         f"{size / 1e6:.1f} million parameters, 576 image tokens, layer {layer} of {shape.layers}, {dtype}",
-        f"{repeats} repeats of {[f'{one.screens} screenshots with {one.rows} {one.name}' for one in kinds]}",
+        f"{repeats} repeats of {[f'{one.screens} screenshots with {one.label}' for one in kinds]}",
     ]
     Report(name="vlm", rows=rows, ratios=ratios, notes=notes).publish(given.json)
 

@@ -17,6 +17,7 @@ from digiq_ray.core.schedules import schedule
 from digiq_ray.core.settings import CriticSettings
 from digiq_ray.core.spread import ALONE, Spread
 from digiq_ray.critic.dataset import CriticData
+from digiq_ray.critic.features import Features
 from digiq_ray.critic.heads import Critic, Heads, aggregated, polyak
 from digiq_ray.critic.objectives import best_q, conservatism, expected_q, q_target
 
@@ -150,7 +151,7 @@ class CriticTrainer:
             return None
         return heads.mask(len(places))[places % self._spread.size == self._spread.rank]
 
-    def _at(self, table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def _at(self, table: Features, rows: torch.Tensor) -> torch.Tensor:
         """Rows of a table, where the critic is."""
         return table[rows].to(self._device)
 

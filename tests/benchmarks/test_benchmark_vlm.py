@@ -96,7 +96,7 @@ def test_whole_prompts_give_the_features_that_the_engine_gives(
 
 
 def test_whole_prompts_give_as_many_candidates_as_asked(batched: vlm.Batched) -> None:
-    assert len(batched.candidates(requests(1, 0)[0], 3)) == 3
+    assert len(batched.candidates(requests(1, 0)[0], 3, 2)) == 3
 
 
 def test_a_stream_repeats_nothing_and_counts_rows() -> None:
@@ -133,6 +133,7 @@ def test_the_better_number_of_threads_counts_and_the_ratios_have_their_names() -
         "features_vllm_over_prefix_k64": Spread(2.0, 2.0, 3.0),
     }
     assert next(iter(vlm.ratios_of(vlm.Work("candidates", 16, 2), found))) == "candidates_vllm_over_hf"
+    assert next(iter(vlm.ratios_of(vlm.Work("candidates", 16, 2, 1), found))) == "candidates_vllm_over_hf_1_token"
 
 
 @pytest.mark.parametrize(
