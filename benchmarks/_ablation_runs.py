@@ -33,7 +33,7 @@ from digiq_ray.store.episodes import EpisodeStore
 READS = {
     "collect": {"preset", "seed", "tasks", "devices", "vlm", "collect"},
     "candidates": {"candidates"},
-    "finetune": {"finetune"},
+    "finetune": {"finetune", "tuning"},
     "embed": {"features"},
     "train-critic": {"critic"},
 }

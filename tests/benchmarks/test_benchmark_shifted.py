@@ -11,8 +11,9 @@ from benchmarks.shifted import CRITICS, DEFAULT, EXTRACTIONS, PLAYED, SEEN, SETS
 from digiq_ray.core.errors import InputError
 from digiq_ray.core.settings import RunSettings
 from digiq_ray.learner.models import load_critic
+from digiq_ray.vlm.tiny import SHIPPED
 from emulator_workers.simphone.tasks import build
-from tests.learner.small_runs import make_run, make_settings
+from tests.learner.small_runs import fingerprint_of_settings, make_run, make_settings
 
 
 def test_the_area_under_the_curve_is_the_share_of_pairs_in_order():
@@ -42,8 +43,9 @@ def test_shifted_phones_look_different_and_are_judged_alike():
 
 def test_a_critic_is_trained_once_and_the_run_stays_as_it_is(tmp_path: Path):
     run = tmp_path / "run"
-    paths = make_run(run)
-    paths.model("feature_vlm").mkdir(parents=True)
+    paths = make_run(run, fingerprint=fingerprint_of_settings())
+    paths.model("feature_vlm").parent.mkdir()
+    paths.model("feature_vlm").symlink_to(SHIPPED)
     before = sorted(path for path in run.rglob("*"))
     settings = make_settings()
     shifted = Shifted(run, settings, seeds=2, root=tmp_path / "out")

@@ -91,9 +91,9 @@ def settings(**sections: Any) -> RunSettings:
 def stages(root: Path) -> None:
     """The stages that train, on a run in ``root`` that has its stores."""
     figures = {
-        "finetune": finetune(root, settings(), nothing),
         "critic": train_critic(root, settings(), nothing),
         "mc": train_policy(root, "mc", settings(), nothing),
+        "finetune": finetune(root, settings(), nothing),  # the critics' features are not of its model
     }
     if joined().rank == 0:
         (root / "figures.json").write_text(json.dumps(figures))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,9 @@ from digiq_ray.store.candidates import Candidate, CandidateStore
 from digiq_ray.store.episodes import EpisodeStore
 from digiq_ray.store.features import FeatureKey, FeatureStore
 from digiq_ray.store.fingerprint import Fingerprint
+from digiq_ray.vlm.features import layer_number
+from digiq_ray.vlm.model import Vlm
+from digiq_ray.vlm.tiny import SHIPPED
 
 FINGERPRINT = Fingerprint(model="m", layer=2, pooling="last", prompt="p", image="i")
 EXECUTED: dict[str, tuple[str, ...]] = {
@@ -95,6 +99,7 @@ def make_run(
     root: Path,
     candidates: Mapping[tuple[str, int], Mapping[str, tuple[int, float]]] = CANDIDATES,
     probabilities: Mapping[str, float] | None = None,
+    fingerprint: Fingerprint = FINGERPRINT,
 ) -> RunPaths:
     """Writes the stores of the run under ``root``; ``probabilities`` are those of texts, in whichever state."""
     logprobs = {text: math.log(share) for text, share in (probabilities or {}).items()}
@@ -111,8 +116,20 @@ def make_run(
     state_keys = [FeatureKey(name, step, None) for name in EXECUTED for step in range(len(EXECUTED[name]) + 1)]
     for kind, keys, values in (("actions", action_keys, q), ("states", state_keys, [0.5] * len(state_keys))):
         features = np.stack([np.array(values), np.ones(len(values))], 1).astype(np.float32)
-        FeatureStore.create(paths.features / kind).append("0", keys, features, FINGERPRINT)
+        FeatureStore.create(paths.features / kind).append("0", keys, features, fingerprint)
     return paths
+
+
+def fingerprint_of_settings() -> Fingerprint:
+    """That of features that the shipped model gives with the settings as they are."""
+    vlm, chosen = Vlm.outline(SHIPPED), RunSettings().features
+    return replace(
+        FINGERPRINT,
+        layer=layer_number(vlm, chosen.layer),
+        pooling=chosen.pooling,
+        prompt=vlm.template.digest,
+        image=vlm.transform.description,
+    )
 
 
 def make_settings(**sections: object) -> RunSettings:

@@ -130,7 +130,7 @@ def test_a_critic_does_not_go_on_with_other_candidates(tmp_path):
     (paths.snapshots / "learner.json").unlink()
     for file in paths.candidates.glob("*.parquet"):
         file.unlink()
-    fewer = {key: options for key, options in CANDIDATES.items() if key != ("win", 1)}
+    fewer = {key: options for key, options in CANDIDATES.items() if key != ("cut", 1)}
     made = make_run(tmp_path / "other", fewer)
     for file in made.candidates.glob("*.parquet"):
         file.rename(paths.candidates / file.name)

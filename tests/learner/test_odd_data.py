@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import EXECUTED, FINGERPRINT, make_episode, make_run, make_settings
+from small_runs import EXECUTED, FINGERPRINT, fingerprint_of_settings, make_episode, make_run, make_settings
 
 from digiq_ray.cli.main import main
 from digiq_ray.core.episodes import StopReason
@@ -21,8 +21,6 @@ from digiq_ray.store.candidates import CandidateStore
 from digiq_ray.store.episodes import EpisodeStore
 from digiq_ray.store.features import FeatureKey, FeatureStore
 from digiq_ray.store.manifest import write_json
-from digiq_ray.vlm.features import layer_number
-from digiq_ray.vlm.model import Vlm
 from digiq_ray.vlm.tiny import SHIPPED
 
 
@@ -155,16 +153,7 @@ def test_features_that_were_made_again_are_not_those_of_the_critic(tmp_path):
 
 @pytest.fixture(scope="module")
 def fingerprint():
-    """That of features that the shipped model gives with the settings as they are."""
-    vlm = Vlm.outline(SHIPPED)
-    chosen = make_settings().features
-    return replace(
-        FINGERPRINT,
-        layer=layer_number(vlm, chosen.layer),
-        pooling=chosen.pooling,
-        prompt=vlm.template.digest,
-        image=vlm.transform.description,
-    )
+    return fingerprint_of_settings()
 
 
 def test_features_of_the_settings_pass(tmp_path, fingerprint):
