@@ -93,6 +93,7 @@ def stages(root: Path) -> None:
     figures = {
         "critic": train_critic(root, settings(), nothing),
         "mc": train_policy(root, "mc", settings(), nothing),
+        "filtered_bc": train_policy(root, "filtered_bc", settings(tuning={"method": "lora", "rank": 2}), nothing),
         "finetune": finetune(root, settings(), nothing),  # the critics' features are not of its model
     }
     if joined().rank == 0:

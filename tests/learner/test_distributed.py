@@ -25,7 +25,7 @@ from digiq_ray.vlm.tiny import SHIPPED
 pytestmark = pytest.mark.slow
 
 NEAR = 1e-5
-VLMS, HEADS = ("feature_vlm", "mc"), ("critic", "critic_mc")
+VLMS, HEADS = ("feature_vlm", "mc", "filtered_bc"), ("critic", "critic_mc")
 # A constant that is added to all keys moves all scores of a query alike, which changes no probability: its gradient is
 # nothing but rounding, and AdamW makes steps of the learning rate out of that.
 WITHOUT_GRADIENT = "self_attn.k_proj.bias"
@@ -103,7 +103,7 @@ def test_a_stage_publishes_the_vlm_of_one_process_whole(one, two, name):
 
 
 @pytest.mark.parametrize("name", VLMS)
-def test_from_pretrained_loads_a_vlm_that_was_sharded(two, name):
+def test_from_pretrained_loads_a_vlm_that_was_sharded_or_adapted(two, name):
     directory = two / "run" / "models" / name
     model, about = AutoModelForImageTextToText.from_pretrained(directory, output_loading_info=True)
     assert not any(about.values())
