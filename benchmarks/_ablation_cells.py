@@ -58,6 +58,11 @@ def _digi_q(name: str, label: str, changes: Changes) -> Cell:
     return Cell(f"digi_q_{name}", f"Digi-Q, {label}", "digi_q", changes)
 
 
+def _untrained(shared: RunSettings) -> list[str]:
+    """What the support rule does alone: of what is drawn often enough, a critic without training takes any."""
+    return ["critic.steps=0"]
+
+
 def _best_of(n: int) -> Changes:
     """N candidates; the support rule asks for the same share of them as of the K."""
 
@@ -81,9 +86,11 @@ CELLS = (
     _method("digirl"),
     _method("mc"),
     _digi_q("off_the_shelf", "features of the model before stage 1", lambda shared: ["finetune.steps=0"]),
-    _method("digi_q", essential=True),
-    *(_digi_q(f"n{n}", f"N = {n}", _best_of(n)) for n in (1, 4, 8, 16)),
+    Cell("digi_q", "Digi-Q, N = K", "digi_q", essential=True),
+    *(_digi_q(f"n{n}", f"N = {n}", _best_of(n)) for n in (1, 4, 8)),
+    _digi_q("untrained", "a critic without training", _untrained),
     _method("q_rerank"),
+    Cell("q_rerank_untrained", "re-ranking by a critic without training", "q_rerank", _untrained),
     _digi_q("quarter", "a quarter of the episodes", _share_of_episodes(1 / 4)),
     _digi_q("half", "half of the episodes", _share_of_episodes(1 / 2)),
 )

@@ -5,8 +5,9 @@
 hours on two cores and 3 GB, so ``make bench`` leaves it out.
 
 A cell is one row of the table on one task set with one seed: the behaviour policy; the control that imitates a random
-candidate; filtered BC; AWR; REINFORCE; DigiRL; best of N by a Monte Carlo critic; Digi-Q, also on features from
-before stage 1, with N = 1, 4, 8 and 16, and on a quarter and a half of the episodes; re-ranking by Q. Each is scored on
+candidate; filtered BC; AWR; REINFORCE; DigiRL; best of N by a Monte Carlo critic; Digi-Q with all K = 16 candidates,
+also on features from before stage 1, with N = 1, 4 and 8, and on a quarter and a half of the episodes; re-ranking by Q;
+and Digi-Q and re-ranking by a critic without training, which shows what the support rule does alone. Each is scored on
 the same ``--episodes`` test tasks at temperature 1. Nothing is chosen by what comes out. *webshop* has the preset for
 long horizons, as everywhere. With N candidates the support rule asks for the same share of draws as with all K.
 

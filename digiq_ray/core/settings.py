@@ -221,7 +221,7 @@ class CriticSettings(Section):
         0.25, gt=0, le=1, description="CQL: share of a batch whose candidates are looked at; they cost the most time"
     )
     conservative_temperature: float = Field(0.1, gt=0, description="CQL: of the soft maximum, in units of Q")
-    steps: int = Field(1000, ge=1, description="updates")
+    steps: int = Field(1000, ge=0, description="updates; 0 leaves the critic with its first weights, as a control")
     batch: int = Field(256, ge=1, description="transitions per update")
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate (AdamW)")
     weight_decay: float = Field(0.01, ge=0, description="weight decay")

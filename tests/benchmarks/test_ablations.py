@@ -65,8 +65,8 @@ def test_essential_cells_come_first_for_all_seeds_and_sets() -> None:
 def test_the_table_has_the_rows_of_the_paper() -> None:
     assert set(BY_NAME) == {
         *("behaviour", "random_candidate", "filtered_bc", "awr", "reinforce", "digirl", "mc", "digi_q", "q_rerank"),
-        *("digi_q_off_the_shelf", "digi_q_n1", "digi_q_n4", "digi_q_n8", "digi_q_n16"),
-        *("digi_q_quarter", "digi_q_half"),
+        *("digi_q_off_the_shelf", "digi_q_n1", "digi_q_n4", "digi_q_n8", "digi_q_quarter", "digi_q_half"),
+        *("digi_q_untrained", "q_rerank_untrained"),
     }
 
 
@@ -75,15 +75,17 @@ def settings_of(cell: str, task_set: str = "general", *overrides: str) -> RunSet
 
 
 def test_n_candidates_need_the_same_share_of_draws_as_all() -> None:
-    chosen = {n: settings_of(f"digi_q_n{n}").policy for n in (1, 4, 8, 16)}
+    chosen = {n: settings_of(f"digi_q_n{n}").policy for n in (1, 4, 8)}
     assert settings_of("digi_q").policy.min_support == 3
-    assert {n: (one.n, one.min_support) for n, one in chosen.items()} == {1: (1, 1), 4: (4, 1), 8: (8, 2), 16: (16, 3)}
+    assert {n: (one.n, one.min_support) for n, one in chosen.items()} == {1: (1, 1), 4: (4, 1), 8: (8, 2)}
 
 
 def test_cells_differ_from_the_shared_run_in_what_they_are_about_only() -> None:
     shared = Configuration().shared("general", 0)
     assert settings_of("mc") == settings_of("q_rerank") == settings_of("behaviour") == shared
     assert settings_of("digi_q_off_the_shelf").finetune == shared.finetune.model_copy(update={"steps": 0})
+    assert settings_of("digi_q_untrained").critic == shared.critic.model_copy(update={"steps": 0})
+    assert settings_of("digi_q_untrained") == settings_of("q_rerank_untrained")
     assert settings_of("digi_q_quarter").collect.episodes * 4 == shared.collect.episodes
     assert settings_of("digi_q_half", "general", "collect.episodes=31").collect.episodes == 16
 
@@ -97,8 +99,8 @@ def test_long_tasks_have_their_preset_and_nothing_greedy_is_played() -> None:
 
 
 def test_more_candidates_than_were_sampled_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"policy.n=16 candidates cannot be drawn from candidates.k=8"):
-        settings_of("digi_q_n16", "general", "candidates.k=8")
+    with pytest.raises(ConfigError, match=r"policy.n=8 candidates cannot be drawn from candidates.k=4"):
+        settings_of("digi_q_n8", "general", "candidates.k=4")
 
 
 def test_every_section_of_the_settings_has_its_stage() -> None:
@@ -292,7 +294,16 @@ SMALL = [
     *("collect.episodes=24", "candidates.k=4", "finetune.steps=4", "finetune.batch=16", "critic.steps=20"),
     *("critic.batch=32", "policy.steps=3", "policy.batch=16", "devices.slots=8", "policy.min_support=1"),
 ]
-MINIATURE = ["behaviour", "digi_q", "mc", "q_rerank", "digi_q_off_the_shelf", "digi_q_n4", "digi_q_half"]
+MINIATURE = [
+    "behaviour",
+    "digi_q",
+    "mc",
+    "q_rerank",
+    "q_rerank_untrained",
+    "digi_q_off_the_shelf",
+    "digi_q_n4",
+    "digi_q_half",
+]
 
 
 def words_for(directory: Path, cells: Sequence[str]) -> list[str]:
