@@ -15,7 +15,8 @@ import torch
 from transformers import DynamicCache
 
 from digiq_ray.core.rng import uniforms
-from digiq_ray.vlm.batching import Prefix, pad, positions, run_prefix, run_suffix
+from digiq_ray.vlm.batching import Prefix, pad, positions, run_prefix
+from digiq_ray.vlm.branches import branches
 from digiq_ray.vlm.model import Vlm
 from digiq_ray.vlm.sampling import draw
 from serve.protocols import Sampling
@@ -101,12 +102,11 @@ def decode(
     screens = [prompt.screen for prompt in prompts if prompt.screen is not None]
     prefix = run_prefix(vlm, screens, ids) if screens else _run_texts(vlm, ids)
     rows = [_Row(owner, k, one.max_tokens) for owner, one in enumerate(samplings) for k in range(one.samples)]
-    state = prefix.select(torch.tensor([row.owner for row in rows], device=vlm.model.device))
-    hidden, index = state.last, 0
+    grown, index = branches(vlm, prefix, [row.owner for row in rows]), 0
     while True:
         seeds = np.array([samplings[row.owner].seed for row in rows], dtype=np.uint64)
         counters = np.array([(row.sample << 20) + index for row in rows], dtype=np.uint64)
-        tokens, logprobs = draw(vlm.logits(hidden).cpu(), uniforms(seeds, counters), temperature)
+        tokens, logprobs = draw(vlm.logits(grown.last).cpu(), uniforms(seeds, counters), temperature)
         drawn = zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)
         yield [row.add(vlm, token, logprob) for row, token, logprob in drawn if row.finish is None]
         live = [number for number, row in enumerate(rows) if row.finish is None and not is_gone(row.owner)]
@@ -114,7 +114,6 @@ def decode(
             return
         if 2 * len(live) <= len(rows):
             rows, tokens = [rows[number] for number in live], tokens[live]
-            state = state.select(torch.tensor(live, device=vlm.model.device))
-        step = tokens[:, None].to(vlm.model.device)
-        hidden = run_suffix(vlm, state, step, torch.ones_like(step))[:, -1]
+            grown.keep(live)
+        grown.step(tokens)
         index += 1

@@ -64,7 +64,7 @@ def packed_states(
 
 
 def _mask(present: torch.Tensor, part: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """What is added to the scores of attention, ``[B, 1, L, L]``.
+    """The mask ``[B, 1, L, L]`` of rows that are made of parts.
 
     Args:
         present: Whether there is a token, ``[B, L]``.
@@ -73,7 +73,12 @@ def _mask(present: torch.Tensor, part: torch.Tensor, dtype: torch.dtype) -> torc
     """
     keys = part[:, None, :]
     seen = present[:, None, :] & ((keys == 0) | (keys == part[:, :, None]))
-    return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen.tril(), _MASKED)[:, None]
+    return additive(seen.tril(), dtype)
+
+
+def additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to the scores of attention, ``[B, 1, L, M]``, where queries see keys ``seen``, ``[B, L, M]``."""
+    return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, _MASKED)[:, None]
 
 
 def text_logprobs(vlm: Vlm, states: Sequence[torch.Tensor], answers: Sequence[Ids]) -> torch.Tensor:

@@ -13,7 +13,8 @@ import torch
 
 from digiq_ray.core.policies import ActRequest, ActResult
 from digiq_ray.core.rng import uniforms
-from digiq_ray.vlm.batching import Screens, run_prefix, run_suffix
+from digiq_ray.vlm.batching import Screens, run_prefix
+from digiq_ray.vlm.branches import branches
 from digiq_ray.vlm.model import Vlm
 
 
@@ -47,15 +48,14 @@ def sample(
     if not prefixes:
         return []
     prompts = [[*prefix, *vlm.act_ids()] for prefix in prefixes]
-    prefix = run_prefix(vlm, screens, prompts)
-    rows = torch.arange(len(prompts)).repeat_interleave(samples)
-    state = prefix.select(rows) if samples > 1 else prefix
-    row_seeds = np.array(seeds, dtype=np.uint64)[rows.numpy()]
+    owners = np.repeat(np.arange(len(prompts)), samples)
+    grown = branches(vlm, run_prefix(vlm, screens, prompts), owners.tolist())
+    row_seeds = np.array(seeds, dtype=np.uint64)[owners]
     counters = np.tile(np.arange(samples, dtype=np.uint64) << np.uint64(20), len(prompts))
-    hidden, done = state.last, torch.zeros(len(rows), dtype=torch.bool)
-    total, generated, ends = torch.zeros(len(rows)), [], torch.tensor(vlm.end_ids)
+    done, total = torch.zeros(len(owners), dtype=torch.bool), torch.zeros(len(owners))
+    generated, ends = [], torch.tensor(vlm.end_ids)
     for index in range(max_tokens):
-        logits = vlm.logits(hidden).cpu()
+        logits = vlm.logits(grown.last).cpu()
         tokens, logprobs = draw(logits, uniforms(row_seeds, counters + np.uint64(index)), temperature)
         tokens = torch.where(done, torch.tensor(vlm.eos_id), tokens)
         total += torch.where(done, torch.tensor(0.0), logprobs)
@@ -63,8 +63,7 @@ def sample(
         done |= torch.isin(tokens, ends)
         if bool(done.all()) or index == max_tokens - 1:
             break
-        step = tokens[:, None].to(vlm.model.device)
-        hidden = run_suffix(vlm, state, step, torch.ones_like(step))[:, -1]
+        grown.step(tokens)
     ids = torch.stack(generated, 1).tolist()
     texts = [(vlm.text_of(row), float(logprob)) for row, logprob in zip(ids, total, strict=True)]
     return [texts[i * samples : (i + 1) * samples] for i in range(len(prompts))]
