@@ -251,7 +251,7 @@ def table(*results: Result, missing: Sequence[Place] = ()) -> str:
 def test_the_table_says_rates_intervals_and_differences() -> None:
     text = table(result(successes=300, n=400), result("behaviour", 100, 400))
     assert "| Behaviour policy | 25.0 [21.0, 29.5] | 400 | 25.0 | +50.0 [+43.7, +55.6] | – | open 25 | – | – |" in text
-    assert "| **Digi-Q** | 75.0 [70.5, 79.0] | 400 | 75.0 | – | – | open 75 | 100 | 0.500 |" in text
+    assert "| **Digi-Q, N = K** | 75.0 [70.5, 79.0] | 400 | 75.0 | – | – | open 75 | 100 | 0.500 |" in text
 
 
 def test_the_table_says_when_where_and_how() -> None:
@@ -265,7 +265,7 @@ def test_the_table_says_when_where_and_how() -> None:
 
 def test_episodes_that_were_lost_are_told_of_and_no_episode_is_no_rate() -> None:
     text = table(result(n=0, successes=0, lost=10), result("behaviour"))
-    assert "| **Digi-Q** | – | 0 | – | – |" in text
+    assert "| **Digi-Q, N = K** | – | 0 | – | – |" in text
     assert "| Behaviour policy | 50.0" in text
     assert "Device errors cut short 10 episodes" in text
 
@@ -274,7 +274,7 @@ def test_the_plot_names_every_cell_and_set_and_is_the_same_each_time() -> None:
     found = [result(), result("behaviour", 1), result(task_set="webshop")]
     text = plot(found)
     words = {element.text for element in ElementTree.fromstring(text).iter() if element.text}
-    assert {"Digi-Q", "Behaviour policy", "general", "webshop"} <= words
+    assert {"Digi-Q, N = K", "Behaviour policy", "general", "webshop"} <= words
     assert plot(found) == text
 
 
