@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 
 import psutil
@@ -48,7 +49,14 @@ def local() -> Iterator[None]:
 def workers() -> list[psutil.Process]:
     """The processes that a training is spread over."""
     children = psutil.Process().children(recursive=True)
-    return [one for one in children if one.cmdline()[:1] == ["ray::RayTrainWorker"]]
+    return [one for one in children if title_of(one) == "ray::RayTrainWorker"]
+
+
+def title_of(process):
+    """What it calls itself; nothing if it has ended meanwhile."""
+    with suppress(psutil.NoSuchProcess):  # a zombie too
+        return next(iter(process.cmdline()), "")
+    return ""
 
 
 @pytest.mark.slow
